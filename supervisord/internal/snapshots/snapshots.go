@@ -1,0 +1,61 @@
+package snapshots
+
+import (
+	"context"
+	"time"
+
+	"strata/pkg/linux/mount"
+)
+
+// Kind says what a snapshot may be used for.
+type Kind uint8
+
+// The kinds of snapshot. The zero Kind is never stored.
+const (
+	KindUnknown Kind = iota
+	KindView
+	KindActive
+	KindCommitted
+)
+
+// Info describes a snapshot.
+type Info struct {
+	Kind      Kind
+	Name      string // key or, once committed, name
+	Parent    string
+	Labels    map[string]string
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// Usage is what a snapshot itself takes on disk, without its parents.
+type Usage struct {
+	Inodes int64
+	Size   int64 // bytes
+}
+
+// Snapshotter keeps snapshots for the namespace of the context. Errors: ErrNotFound for
+// an unknown key or parent, ErrAlreadyExists for a key in use, ErrFailedPrecondition
+// for a parent that is not committed and for removing one that has children,
+// ErrInvalidArgument for a bad key. All methods are safe for concurrent use; each
+// change is atomic and durable when it returns.
+type Snapshotter interface {
+	Stat(ctx context.Context, key string) (Info, error)
+	// Update applies info.Labels, as content.Store.UpdateLabels does.
+	Update(ctx context.Context, info Info, fieldpaths ...string) (Info, error)
+	Usage(ctx context.Context, key string) (Usage, error)
+	// Mounts returns how to mount an active snapshot or a view.
+	Mounts(ctx context.Context, key string) ([]mount.Mount, error)
+	// Prepare makes an active snapshot key above parent ("" for an empty one).
+	Prepare(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error)
+	// View makes a read-only snapshot of parent.
+	View(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error)
+	// Commit turns active key into committed name; key is gone afterwards.
+	Commit(ctx context.Context, name, key string, labels map[string]string) error
+	// Remove forgets key; its files go at once or with the next Cleanup.
+	Remove(ctx context.Context, key string) error
+	// Walk calls fn for each snapshot that matches one of the filters.
+	Walk(ctx context.Context, fn func(Info) error, filters ...string) error
+	// Cleanup removes files that belong to no snapshot.
+	Cleanup(ctx context.Context) error
+}

@@ -1,0 +1,51 @@
+// Package api holds the messages of engined's REST routes that dockerd lacks. Everything
+// else on that API is a type of github.com/moby/moby/api.
+package api
+
+import "time"
+
+// Routes of ours, below the API version prefix.
+const (
+	// ExplainRoute answers GET with an Explanation of container {id}.
+	ExplainRoute = "/containers/{id}/explain"
+	// DoctorRoute answers GET with Findings; POST repairs what is safe to repair.
+	DoctorRoute = "/system/doctor"
+)
+
+// TraceHeader carries the trace id of a request through every process of the chain.
+const TraceHeader = "X-Strata-Trace"
+
+// Explanation is everything that a container consists of, and where the time of its last
+// start went.
+type Explanation struct {
+	ID      string
+	Name    string
+	Steps   []Step
+	Objects []Object
+}
+
+// Step is one piece of work of one layer (engined, supervisord, shim, ocirun).
+type Step struct {
+	Layer    string
+	Name     string
+	Start    time.Time
+	Duration time.Duration // nanoseconds
+}
+
+// Object is one thing in the kernel or on disk, and the layer that made it.
+type Object struct {
+	Kind   string
+	ID     string
+	Detail string
+	Layer  string
+}
+
+// Finding is one thing that is not as the records say.
+type Finding struct {
+	Layer    string
+	Code     string
+	Subject  string
+	Detail   string
+	Remedy   string
+	Repaired bool
+}

@@ -1,0 +1,146 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"strata/engined/internal/archive"
+)
+
+// rootfsProvider gives access to the files of containers.
+type rootfsProvider interface {
+	// WithRootfs calls fn with the path of the container's root filesystem, volumes
+	// included, mounted for the time of the call if the container does not run.
+	WithRootfs(ctx context.Context, containerID string, fn func(root string) error) error
+	// RootfsLayers returns the container's own layer and those below it, topmost first.
+	RootfsLayers(ctx context.Context, containerID string) (upper string, lowers []string, err error)
+	// ProcessUser returns the numeric user and group of the container's process.
+	ProcessUser(ctx context.Context, containerID string) (uid, gid int, err error)
+}
+
+// archiveAPI serves cp, export and diff.
+type archiveAPI struct {
+	rootfs rootfsProvider
+}
+
+func (a archiveAPI) routes() []route {
+	return []route{
+		{http.MethodHead, "/containers/{name}/archive", a.stat},
+		{http.MethodGet, "/containers/{name}/archive", a.read},
+		{http.MethodPut, "/containers/{name}/archive", a.write},
+		{http.MethodGet, "/containers/{name}/export", a.export},
+		{http.MethodGet, "/containers/{name}/changes", a.changes},
+	}
+}
+
+const tarType = "application/x-tar"
+
+// archivePath returns the required "path" of the query.
+func archivePath(r *request) (string, error) {
+	p := r.Query("path")
+	if p == "" {
+		return "", fmt.Errorf("missing query parameter: path: %w", errdefs.ErrInvalidArgument)
+	}
+	return p, nil
+}
+
+// setPathStat describes name in the header that clients read before the body.
+func setPathStat(w http.ResponseWriter, root, name string) error {
+	st, err := archive.Stat(root, name)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(container.PathStat{Name: st.Name, Size: st.Size, Mode: st.Mode, Mtime: st.ModTime, LinkTarget: st.LinkTarget})
+	if err != nil {
+		return fmt.Errorf("encode path stat: %w", err)
+	}
+	w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(data))
+	return nil
+}
+
+// missing words a missing file as clients know it.
+func missing(err error, r *request, name string) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("Could not find the file %s in container %s: %w", name, r.Var("name"), errdefs.ErrNotFound) //nolint:staticcheck // dockerd's words
+	}
+	return err
+}
+
+func (a archiveAPI) stat(w http.ResponseWriter, r *request) error {
+	name, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+		if err := setPathStat(w, root, name); err != nil {
+			return missing(err, r, name)
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	})
+}
+
+func (a archiveAPI) read(w http.ResponseWriter, r *request) error {
+	name, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+		if err := setPathStat(w, root, name); err != nil {
+			return missing(err, r, name)
+		}
+		w.Header().Set("Content-Type", tarType)
+		return archive.Read(r.Context(), root, name, w)
+	})
+}
+
+func (a archiveAPI) write(w http.ResponseWriter, r *request) error {
+	name, err := archivePath(r)
+	if err != nil {
+		return err
+	}
+	opts := archive.WriteOptions{NoOverwriteDirNonDir: r.Bool("noOverwriteDirNonDir")}
+	if r.Bool("copyUIDGID") {
+		uid, gid, err := a.rootfs.ProcessUser(r.Context(), r.Var("name"))
+		if err != nil {
+			return err
+		}
+		opts.Owner = &archive.Owner{UID: uid, GID: gid}
+	}
+	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+		if err := archive.Write(root, name, r.Body, opts); err != nil {
+			return missing(err, r, name)
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	})
+}
+
+func (a archiveAPI) export(w http.ResponseWriter, r *request) error {
+	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+		w.Header().Set("Content-Type", tarType)
+		return archive.Export(r.Context(), root, w)
+	})
+}
+
+func (a archiveAPI) changes(w http.ResponseWriter, r *request) error {
+	upper, lowers, err := a.rootfs.RootfsLayers(r.Context(), r.Var("name"))
+	if err != nil {
+		return err
+	}
+	changes, err := archive.Changes(upper, lowers)
+	if err != nil {
+		return err
+	}
+	out := make([]container.FilesystemChange, 0, len(changes))
+	for _, c := range changes {
+		out = append(out, container.FilesystemChange{Kind: container.ChangeType(c.Kind), Path: c.Path})
+	}
+	return writeJSON(w, http.StatusOK, out)
+}

@@ -11,8 +11,8 @@ type Request struct {
 	ContainerName string // without the leading slash
 	Hostname      string
 	Domainname    string
-	// Mode is HostConfig.NetworkMode resolved: "none", "host", or "bridge" for networks of
-	// Endpoints. "container:ID" is the caller's business: it uses the other's netns.
+	// Mode is HostConfig.NetworkMode resolved: "none", "host", or anything else for the
+	// networks of Endpoints (without any, the default bridge). "container:ID" is the caller's business: it uses the other's netns.
 	Mode      string
 	Endpoints []EndpointRequest
 	Ports     []PortMapping
@@ -23,6 +23,9 @@ type Request struct {
 	DNSOptions []string
 	ExtraHosts []string // "name:IP", "name:host-gateway"
 	Links      []string // "container:alias", default bridge only
+	// PublishAll gives each port of Exposed ("80/tcp") that Ports lacks a random host port.
+	PublishAll bool
+	Exposed    []string
 }
 
 // EndpointRequest is the wish to be on one network. Zero values are chosen by the engine.

@@ -10,7 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
-	"strata/engined/internal/archive"
+	"strata/pkg/linux/archive"
 )
 
 // rootfsProvider gives access to the files of containers.

@@ -18,6 +18,20 @@ const (
 	KindCommitted
 )
 
+// String returns the kind in containerd's words.
+func (k Kind) String() string {
+	switch k {
+	case KindView:
+		return "view"
+	case KindActive:
+		return "active"
+	case KindCommitted:
+		return "committed"
+	case KindUnknown:
+	}
+	return "unknown"
+}
+
 // Info describes a snapshot.
 type Info struct {
 	Kind      Kind
@@ -37,8 +51,9 @@ type Usage struct {
 // Snapshotter keeps snapshots for the namespace of the context. Errors: ErrNotFound for
 // an unknown key or parent, ErrAlreadyExists for a key in use, ErrFailedPrecondition
 // for a parent that is not committed and for removing one that has children,
-// ErrInvalidArgument for a bad key. All methods are safe for concurrent use; each
-// change is atomic and durable when it returns.
+// ErrInvalidArgument for a bad key, ErrResourceExhausted for a full disk. All methods
+// are safe for concurrent use; each change is atomic, survives the death of the process
+// when it returns, and the loss of power soon after (doc.go).
 type Snapshotter interface {
 	Stat(ctx context.Context, key string) (Info, error)
 	// Update applies info.Labels, as content.Store.UpdateLabels does.

@@ -106,3 +106,34 @@ func FuzzManifest(f *testing.F) {
 		GCLabels(d.Children())
 	})
 }
+
+func TestSelectTakesTheBestOfEachPlatform(t *testing.T) {
+	entry := func(name, os, arch, variant string) ocispec.Descriptor {
+		return ocispec.Descriptor{
+			MediaType: DockerManifest, Digest: digest.FromString(name),
+			Platform: &ocispec.Platform{OS: os, Architecture: arch, Variant: variant},
+		}
+	}
+	arm6, arm7, amd64 := entry("arm6", "linux", "arm", "v6"), entry("arm7", "linux", "arm", "v7"), entry("amd64", "linux", "amd64", "")
+	attestation := entry("att", "linux", "amd64", "")
+	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
+	bare := ocispec.Descriptor{MediaType: DockerManifest, Digest: digest.FromString("bare")}
+	all := []ocispec.Descriptor{bare, attestation, arm6, arm7, amd64}
+	for _, tt := range []struct {
+		name   string
+		wanted []ocispec.Platform
+		want   []digest.Digest
+	}{
+		{"newest variant that runs", []ocispec.Platform{{OS: "linux", Architecture: "arm", Variant: "v7"}}, []digest.Digest{arm7.Digest}},
+		{"attestations are no images", []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}, []digest.Digest{amd64.Digest}},
+		{"an entry without platform is the last resort", []ocispec.Platform{{OS: "linux", Architecture: "s390x"}}, []digest.Digest{bare.Digest}},
+	} {
+		got := Select(all, tt.wanted)
+		if len(got) != len(tt.want) || got[0].Digest != tt.want[0] {
+			t.Errorf("%s: Select = %v", tt.name, got)
+		}
+	}
+	if len(Select(all, nil)) != len(all) {
+		t.Error("no wanted platform is not every entry")
+	}
+}

@@ -1,0 +1,184 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/pkg/cleanup"
+	"strata/pkg/ctxlog"
+	"strata/pkg/namespaces"
+	"strata/pkg/restartpolicy"
+	"strata/supervisord/internal/containers"
+	"strata/supervisord/internal/shims"
+)
+
+// fileRequest holds the Request of a task that may be restarted.
+const fileRequest = "task.json"
+
+// Create makes the task of a container: bundle, shim, init process, which waits for
+// Start. It returns init's pid. After an error nothing is left. Errors: ErrNotFound
+// without the container or its runtime, ErrAlreadyExists if it has a task.
+func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
+	ns, err := namespaces.Required(ctx)
+	if err != nil {
+		return 0, err
+	}
+	clock := stopwatch{last: time.Now()}
+	c, err := s.cfg.Containers.Get(ctx, r.ID)
+	if err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	if c.Spec == nil {
+		return 0, fmt.Errorf("create task: container %q has no spec: %w", r.ID, errdefs.ErrFailedPrecondition)
+	}
+	clock.step("read record")
+	t, err := s.reserve(ctx, key{ns, r.ID})
+	if err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	clock.step("reserve id")
+	var undo cleanup.Stack
+	defer undo.Clean()
+	undo.Add(func() { s.abandon(t, err) })
+
+	bundle, err := s.cfg.Launcher.NewBundle(ns, r.ID, c.Spec.Value)
+	if err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	undo.Add(func() {
+		if rerr := bundle.Remove(); rerr != nil {
+			ctxlog.From(ctx).Warn("bundle stayed behind", ctxlog.TaskID, r.ID, ctxlog.Error, rerr)
+		}
+	})
+	if err := keepRequest(bundle, c, r); err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	clock.step("write bundle")
+	shim, err := s.launch(ctx, bundle, c, r)
+	if err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	undo.Add(func() { stop(ctx, shim) })
+	clock.step("launch shim")
+	if pid, err = shim.Create(ctx, r.Rootfs, r.IO); err != nil {
+		return 0, fmt.Errorf("create task: %w", err)
+	}
+	clock.step("create task")
+
+	// Point of no return: the task is in the table, with a shim.
+	undo.Release()
+	t.mu.Lock()
+	t.shim, t.pid, t.request, t.steps = shim, pid, &r, clock.steps
+	t.mu.Unlock()
+	close(t.ready)
+	s.spawn(func() { s.watch(ctx, t, shim) })
+	return pid, nil
+}
+
+func (s *Service) launch(ctx context.Context, b *shims.Bundle, c containers.Container, r Request) (*shims.Shim, error) {
+	runtime := c.RuntimeName
+	if r.RuntimePath != "" {
+		runtime = r.RuntimePath
+	}
+	opts := c.RuntimeOptions
+	if r.Options != nil {
+		opts = r.Options.any()
+	}
+	return s.cfg.Launcher.Launch(ctx, b, runtime, opts)
+}
+
+// abandon takes a failed creation out of the table and lets those who wait know.
+func (s *Service) abandon(t *entry, err error) {
+	t.mu.Lock()
+	t.err = fmt.Errorf("creation failed: %v: %w", err, errdefs.ErrNotFound) //nolint:errorlint // for those who waited, there is no such task
+	t.mu.Unlock()
+	s.retire(t)
+	close(t.ready)
+	s.finish(t)
+}
+
+// stop ends the shim of a task that was not created to the end.
+func stop(ctx context.Context, shim *shims.Shim) {
+	ctx, cancel := cleanup.Context(ctx)
+	defer cancel()
+	if _, err := shim.Delete(ctx, ""); err == nil || isUnavailable(err) {
+		shim.Shutdown(ctx)
+		return
+	}
+	_ = shim.Kill(ctx, "", 9, true) // there may be nothing to kill
+	_, _ = shim.Delete(ctx, "")
+	shim.Shutdown(ctx)
+}
+
+// keepRequest writes down how to make the task again, if a restart policy may want that.
+func keepRequest(b *shims.Bundle, c containers.Container, r Request) error {
+	if c.Labels[restartpolicy.LabelPolicy] == "" {
+		return nil
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return b.WriteFile(fileRequest, data)
+}
+
+func readRequest(b *shims.Bundle) *Request {
+	data, err := b.ReadFile(fileRequest)
+	if err != nil {
+		return nil
+	}
+	var r Request
+	if json.Unmarshal(data, &r) != nil {
+		return nil
+	}
+	return &r
+}
+
+// stopwatch measures consecutive steps.
+type stopwatch struct {
+	last  time.Time
+	steps []Step
+}
+
+// step ends the step that began when the last one ended.
+func (w *stopwatch) step(name string) {
+	now := time.Now()
+	w.steps = append(w.steps, Step{Name: name, Start: w.last, Duration: now.Sub(w.last)})
+	w.last = now
+}
+
+// Start starts the init process, or the exec of that id, and returns its pid.
+func (s *Service) Start(ctx context.Context, id, execID string) (int, error) {
+	t, shim, err := s.find(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if execID == "" {
+		t.mu.Lock()
+		t.started = began
+		t.mu.Unlock()
+	}
+	pid, err := shim.Start(ctx, execID)
+	if err != nil {
+		return 0, fmt.Errorf("start %s: %w", processName(id, execID), err)
+	}
+	if execID == "" {
+		t.mu.Lock()
+		t.pid = pid
+		t.steps = append(t.steps, Step{Name: "start task", Start: began, Duration: time.Since(began)})
+		t.mu.Unlock()
+	}
+	return pid, nil
+}
+
+func processName(id, execID string) string {
+	if execID == "" {
+		return fmt.Sprintf("task %q", id)
+	}
+	return fmt.Sprintf("exec %q of task %q", execID, id)
+}

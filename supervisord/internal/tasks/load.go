@@ -1,0 +1,160 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/pkg/ctxlog"
+	"strata/supervisord/internal/shims"
+)
+
+// loadPatience is how long Load holds up the daemon for shims that do not answer; their
+// tasks are loaded behind its back.
+const loadPatience = 2 * time.Second
+
+// retryInterval is how often a shim that exists but does not answer is tried again.
+const retryInterval = 10 * time.Second
+
+// Load finds the tasks that an earlier daemon left: it connects to each shim, all at
+// once, buries those that died and shuts down those that never got their task. It
+// returns when all have answered, or after two seconds: one broken shim holds up
+// nobody. ctx bounds what goes on behind.
+func (s *Service) Load(ctx context.Context) error {
+	bundles, err := s.cfg.Launcher.Bundles()
+	if err != nil {
+		ctxlog.From(ctx).Warn("leftover of a bundle stayed behind", ctxlog.Error, err)
+	}
+	all := make([]*entry, 0, len(bundles))
+	s.mu.Lock()
+	for _, b := range bundles {
+		t := newEntry(key{b.Namespace, b.ID})
+		s.tasks[t.key] = t
+		all = append(all, t)
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	s.spawn(func() {
+		defer close(done)
+		each(all, func(i int, t *entry) { s.load(ctx, t, bundles[i]) })
+		for _, dir := range s.cfg.Launcher.OrphanWork() {
+			if err := os.RemoveAll(dir); err != nil {
+				ctxlog.From(ctx).Warn("work directory stayed behind", ctxlog.Path, dir, ctxlog.Error, err)
+			}
+		}
+	})
+	timer := time.NewTimer(loadPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		ctxlog.From(ctx).Warn("some shims are slow to answer; their tasks follow")
+	case <-ctx.Done():
+		return fmt.Errorf("load tasks: %w", ctx.Err())
+	}
+	return nil
+}
+
+// load decides about one bundle.
+func (s *Service) load(ctx context.Context, t *entry, b *shims.Bundle) {
+	log := ctxlog.From(ctx).With(ctxlog.Namespace, t.namespace, ctxlog.TaskID, t.id)
+	t.mu.Lock()
+	t.request = readRequest(b)
+	if st, err := os.Stat(b.Path); err == nil {
+		t.started = st.ModTime()
+	}
+	t.mu.Unlock()
+	shim, err := s.cfg.Launcher.Load(ctx, b)
+	if err != nil {
+		if isHung(err) {
+			log.Warn("shim exists but does not answer; its task is left alone", ctxlog.Error, err)
+			t.fail(fmt.Errorf("shim does not answer: %w", errdefs.ErrUnavailable))
+			s.spawn(func() { s.retry(ctx, t, b) })
+			return
+		}
+		log.Warn("shim died while the supervisor was away", ctxlog.Error, err)
+		s.bury(ctx, t, b)
+		close(t.ready)
+		return
+	}
+	s.adopt(ctx, t, shim)
+	select {
+	case <-t.ready:
+	default:
+		close(t.ready)
+	}
+}
+
+// isHung reports whether a shim took the connection and gave no answer.
+func isHung(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
+
+// fail makes the task known as one that cannot be talked to.
+func (t *entry) fail(err error) {
+	t.mu.Lock()
+	t.err = err
+	t.mu.Unlock()
+	close(t.ready)
+}
+
+// retry tries to load a task whose shim hangs until it answers or dies.
+func (s *Service) retry(ctx context.Context, t *entry, b *shims.Bundle) {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if s.isClosing() {
+			return
+		}
+		shim, err := s.cfg.Launcher.Load(ctx, b)
+		switch {
+		case err == nil:
+			s.adopt(ctx, t, shim)
+			return
+		case !isHung(err):
+			s.bury(ctx, t, b)
+			return
+		}
+	}
+}
+
+// adopt takes over a living shim, or shuts it down if it has no task: then the creation
+// was cut short.
+func (s *Service) adopt(ctx context.Context, t *entry, shim *shims.Shim) {
+	actx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	state, err := shim.State(actx, "")
+	log := ctxlog.From(ctx).With(ctxlog.Namespace, t.namespace, ctxlog.TaskID, t.id)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		log.Info("shim without a task was shut down")
+		if s.retire(t) {
+			shim.Shutdown(actx)
+			if err := shim.Bundle.Remove(); err != nil {
+				log.Warn("bundle stayed behind", ctxlog.Error, err)
+			}
+			s.finish(t)
+		}
+		return
+	}
+	t.mu.Lock()
+	t.shim, t.err, t.pid = shim, nil, state.PID
+	if state.Status == shims.StatusStopped {
+		exit := state.Exit
+		t.exit = &exit
+	}
+	t.mu.Unlock()
+	if !s.spawn(func() { s.watch(ctx, t, shim) }) {
+		shim.Close()
+		return
+	}
+	if state.Status == shims.StatusStopped {
+		s.observe(t, false)
+	}
+}

@@ -261,3 +261,10 @@ func (t *entry) measure(ctx context.Context) Metric {
 	}
 	return m
 }
+
+// Count returns the number of tasks in all namespaces.
+func (s *Service) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tasks)
+}

@@ -21,7 +21,7 @@ func process(r Request) (*specs.Process, error) {
 	}
 	p := &specs.Process{
 		Terminal:     r.Config.Tty,
-		User:         r.User.spec(),
+		User:         r.User.Spec(),
 		Args:         args(r),
 		Env:          Env(r.Config, r.Net.Hostname, r.User.Home),
 		Cwd:          cwd(r.Config.WorkingDir),

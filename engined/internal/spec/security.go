@@ -27,6 +27,12 @@ func ParseSecurityOpt(opts []string) error {
 	return err
 }
 
+// NoNewPrivileges reports whether a container's processes may never gain privileges.
+func NoNewPrivileges(h *container.HostConfig) bool {
+	so, err := parseSecurityOpt(h.SecurityOpt)
+	return err == nil && so.noNewPrivileges
+}
+
 func parseSecurityOpt(opts []string) (securityOpt, error) {
 	var so securityOpt
 	for _, o := range opts {

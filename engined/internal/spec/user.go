@@ -17,7 +17,8 @@ type User struct {
 	Home     string
 }
 
-func (u User) spec() specs.User {
+// Spec returns the user in the words of the runtime-spec.
+func (u User) Spec() specs.User {
 	out := specs.User{UID: uint32(u.UID), GID: uint32(u.GID)}
 	for _, g := range u.Groups {
 		out.AdditionalGids = append(out.AdditionalGids, uint32(g))

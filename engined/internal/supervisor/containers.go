@@ -8,14 +8,10 @@ import (
 	containers "github.com/containerd/containerd/api/services/containers/v1"
 	introspection "github.com/containerd/containerd/api/services/introspection/v1"
 	version "github.com/containerd/containerd/api/services/version/v1"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 )
-
-// errNoTask is the class of a question about a task that is not there.
-var errNoTask = errdefs.ErrNotFound
 
 // Container is the supervisor's record of a container.
 type Container struct {

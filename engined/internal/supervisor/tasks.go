@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -206,24 +205,6 @@ func (c *Client) TaskPIDs(ctx context.Context, containerID string) ([]int, error
 	return pids, nil
 }
 
-// TaskMetrics returns a task's metrics as the shim sent them: a
-// *cgroup1/stats.Metrics or *cgroup2/stats.Metrics of containerd/cgroups.
-func (c *Client) TaskMetrics(ctx context.Context, containerID string) (any, time.Time, error) {
-	resp, err := c.tasks().Metrics(c.scope(ctx), &tasks.MetricsRequest{Filters: []string{"id==" + containerID}})
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	if len(resp.Metrics) == 0 {
-		return nil, time.Time{}, fmt.Errorf("metrics of task %q: %w", containerID, errNoTask)
-	}
-	m := resp.Metrics[0]
-	v, err := typeurl.UnmarshalAny(m.Data)
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("decode metrics of task %q: %w", containerID, err)
-	}
-	return v, m.Timestamp.AsTime(), nil
-}
-
 // GetTask returns the init process of a container. ErrNotFound if there is no task.
 func (c *Client) GetTask(ctx context.Context, containerID string) (Task, error) {
 	resp, err := c.tasks().Get(c.scope(ctx), &tasks.GetRequest{ContainerID: containerID})
@@ -284,6 +265,14 @@ func mountsToWire(ms []mount.Mount) []*types.Mount {
 	out := make([]*types.Mount, 0, len(ms))
 	for _, m := range ms {
 		out = append(out, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return out
+}
+
+func mountsFromWire(ms []*types.Mount) []mount.Mount {
+	out := make([]mount.Mount, 0, len(ms))
+	for _, m := range ms {
+		out = append(out, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	return out
 }

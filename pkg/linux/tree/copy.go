@@ -16,7 +16,7 @@ const maxXattr = 64 << 10
 
 // Copy copies what is below src into the existing directory dst, and src's own
 // attributes to it: types, modes, owners, times, hard links, holes, extended
-// attributes. Blocks are shared where the filesystem can (FICLONE).
+// attributes but overlay's. Blocks are shared where the filesystem can (FICLONE).
 func Copy(ctx context.Context, dst, src string) error {
 	s, err := os.OpenFile(src, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -216,8 +216,8 @@ func attributes(d, s *os.File, st *unix.Stat_t) error {
 		return fail("flistxattr", err)
 	}
 	for _, key := range strings.Split(strings.TrimRight(string(list[:max(n, 0)]), "\x00"), "\x00") {
-		if key == "" {
-			continue
+		if key == "" || strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.") {
+			continue // overlay's own marks mean something where they are only
 		}
 		value := make([]byte, maxXattr)
 		n, err := unix.Fgetxattr(int(s.Fd()), key, value)

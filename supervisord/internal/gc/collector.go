@@ -40,7 +40,7 @@ type Part interface {
 	References(ctx context.Context, n Node, emit func(Node)) error
 	// Sweep removes nodes that were candidates. The barrier is held exclusively: what
 	// takes long belongs into the returned function, which runs after it. Nodes that are
-	// gone are not an error.
+	// gone are not an error. It is called in every round, maybe with no nodes.
 	Sweep(ctx context.Context, nodes []Node) (after func(), err error)
 }
 
@@ -234,9 +234,6 @@ func (c *Collector) sweep(ctx context.Context, m marked, touched []Node) (int, [
 	var after []func()
 	var errs []error
 	for i, nodes := range garbage {
-		if len(nodes) == 0 {
-			continue
-		}
 		logGarbage(ctx, nodes)
 		fn, err := c.parts[i].Sweep(ctx, nodes)
 		if fn != nil {

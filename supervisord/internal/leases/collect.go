@@ -57,6 +57,9 @@ func (p Part) References(_ context.Context, n gc.Node, emit func(gc.Node)) error
 
 // Sweep removes expired leases.
 func (p Part) Sweep(_ context.Context, nodes []gc.Node) (func(), error) {
+	if len(nodes) == 0 {
+		return nil, nil
+	}
 	return nil, p.db.Sweep(func(tx *metadata.Tx) error {
 		for _, n := range nodes {
 			if b := metadata.Bucket(tx.Tx, n.Namespace, metadata.Leases); b != nil {

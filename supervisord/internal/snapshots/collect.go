@@ -82,6 +82,9 @@ func (s *Store) Sweep(_ context.Context, nodes []gc.Node) (func(), error) {
 		}
 		errs = append(errs, err)
 	}
+	if len(list) == 0 {
+		return nil, nil
+	}
 	return s.discard, errors.Join(errs...)
 }
 

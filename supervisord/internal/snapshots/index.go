@@ -123,17 +123,6 @@ func (x *index) put(r *record, replaces ...name) {
 	x.records[name{r.Namespace, r.Name}] = r
 }
 
-// drop forgets a record.
-func (x *index) drop(r *record) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	n := name{r.Namespace, r.Name}
-	if x.records[n] == r {
-		delete(x.records, n)
-		x.unrefLocked(name{r.Namespace, r.Parent})
-	}
-}
-
 // reserve takes an id for a child of parent, which from now on cannot be removed.
 func (x *index) reserve(parent name) (uint64, error) {
 	x.mu.Lock()

@@ -50,7 +50,8 @@ func openLog(ctx context.Context, b *Bundle) (*shimLog, error) {
 	return l, nil
 }
 
-// levelOf finds "level=x" as logrus and slog write it.
+// levelOf finds "level=x" as logrus and slog write it. What shims call info is a
+// developer's trace to the operator of a daemon with a thousand of them.
 func levelOf(line string) slog.Level {
 	_, rest, ok := strings.Cut(line, "level=")
 	if !ok {
@@ -58,7 +59,7 @@ func levelOf(line string) slog.Level {
 	}
 	word, _, _ := strings.Cut(rest, " ")
 	switch strings.ToLower(word) {
-	case "trace", "debug":
+	case "trace", "debug", "info":
 		return slog.LevelDebug
 	case "warning", "warn":
 		return slog.LevelWarn

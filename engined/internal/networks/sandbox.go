@@ -23,9 +23,6 @@ type Request struct {
 	DNSOptions []string
 	ExtraHosts []string // "name:IP", "name:host-gateway"
 	Links      []string // "container:alias", default bridge only
-	// PublishAll gives each port of Exposed ("80/tcp") that Ports lacks a random host port.
-	PublishAll bool
-	Exposed    []string
 }
 
 // EndpointRequest is the wish to be on one network. Zero values are chosen by the engine.

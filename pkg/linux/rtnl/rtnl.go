@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 // answerTimeout bounds the wait for an answer: the kernel answers before sendto(2)
 // returns, so this is only a way out of the impossible.
 const answerTimeout = 5 * time.Second
+
+// skipStats is RTEXT_FILTER_SKIP_STATS: answers without counters.
+const skipStats = 1 << 3
 
 // Conn is a rtnetlink socket in one netns. It is safe for concurrent use.
 type Conn struct {
@@ -29,8 +33,10 @@ type Conn struct {
 type Request struct {
 	Name string // "add address 172.17.0.2/16"
 	*nl.NetlinkRequest
-	// Ignore is an errno that counts as success: EEXIST, ENODEV.
-	Ignore unix.Errno
+	// Ignore are the errnos that count as success: EEXIST, ENODEV.
+	Ignore []unix.Errno
+
+	answer func(body []byte) // takes messages other than the acknowledgement; may be nil
 }
 
 // Dial opens a socket in the netns of the calling thread, where it stays.
@@ -92,11 +98,15 @@ func (c *Conn) Do(requests ...Request) error {
 				break
 			}
 			seq := binary.NativeEndian.Uint32(b[8:])
-			if binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR && seq >= first && seq <= c.seq {
+			switch {
+			case seq < first || seq > c.seq: // of an exchange that timed out
+			case binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR:
 				answered++
 				if err := requests[seq-first].result(b[:length]); err != nil && failed == nil {
 					failed = err
 				}
+			case requests[seq-first].answer != nil:
+				requests[seq-first].answer(b[unix.NLMSG_HDRLEN:length])
 			}
 			b = b[min(len(b), (length+3)&^3):]
 		}
@@ -104,10 +114,28 @@ func (c *Conn) Do(requests ...Request) error {
 	return failed
 }
 
+// Index returns the index of the interface called name.
+func (c *Conn) Index(name string) (int, error) {
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	index := 0
+	req := Request{Name: fmt.Sprintf("find interface %q", name), NetlinkRequest: r, answer: func(body []byte) {
+		if len(body) >= unix.SizeofIfInfomsg {
+			index = int(nl.DeserializeIfInfomsg(body).Index)
+		}
+	}}
+	if err := c.Do(req); err != nil {
+		return 0, err
+	}
+	return index, nil
+}
+
 // result reads an NLMSG_ERROR message.
 func (r Request) result(msg []byte) error {
 	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(msg[unix.NLMSG_HDRLEN:])))
-	if errno == 0 || errno == r.Ignore {
+	if errno == 0 || slices.Contains(r.Ignore, errno) {
 		return nil
 	}
 	if text := extendedAck(msg); text != "" {
@@ -237,7 +265,7 @@ func DeleteDefaultRoute(fam int) Request {
 	m.Protocol = 0
 	m.Type = 0
 	r.AddData(m)
-	return Request{Name: "delete default route", NetlinkRequest: r, Ignore: unix.ESRCH}
+	return Request{Name: "delete default route", NetlinkRequest: r, Ignore: []unix.Errno{unix.ESRCH, unix.ENOENT}}
 }
 
 // DeleteLink deletes an interface by name, and with a veth its peer.
@@ -245,7 +273,7 @@ func DeleteLink(name string) Request {
 	r := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
 	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	return Request{Name: fmt.Sprintf("delete interface %q", name), NetlinkRequest: r, Ignore: unix.ENODEV}
+	return Request{Name: fmt.Sprintf("delete interface %q", name), NetlinkRequest: r, Ignore: []unix.Errno{unix.ENODEV}}
 }
 
 func defaultRoute(fam int) *nl.RtMsg {

@@ -203,6 +203,18 @@ func (f *Firewall) Restore(context.Context) error {
 	return nil
 }
 
+// GuardForward makes the table drop what is forwarded between interfaces that are not ours.
+func (f *Firewall) GuardForward(ctx context.Context) error {
+	f.mu.Lock()
+	same := f.cfg.GuardForward
+	f.cfg.GuardForward = true
+	f.mu.Unlock()
+	if same {
+		return nil
+	}
+	return f.Restore(ctx)
+}
+
 // Destroy deletes the table from the kernel and forgets the wanted state.
 func (f *Firewall) Destroy() error {
 	f.mu.Lock()

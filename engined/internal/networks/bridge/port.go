@@ -1,0 +1,187 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"strata/pkg/linux/netns"
+	"strata/pkg/linux/rtnl"
+)
+
+// Inside is a container's netns. It is safe for concurrent use; Close it soon, because it
+// keeps the netns alive.
+type Inside struct {
+	ns *os.File
+	rt *rtnl.Conn
+}
+
+// MakeNetns makes a netns that is the file path, with lo up. ipv6 false switches IPv6 off
+// on all interfaces but lo.
+func MakeNetns(path string, ipv6 bool) (*Inside, error) {
+	in := &Inside{}
+	err := netns.Create(path, func() (err error) {
+		if in.rt, err = rtnl.Dial(); err != nil {
+			return err
+		}
+		if err := prepare(ipv6); err != nil {
+			return err
+		}
+		return in.rt.Do(rtnl.LinkUp(1)) // lo is always 1
+	})
+	if err == nil {
+		in.ns, err = netns.Open(path)
+	}
+	if err != nil {
+		if in.rt != nil {
+			err = errors.Join(err, in.rt.Close())
+		}
+		return nil, err
+	}
+	return in, nil
+}
+
+// EnterNetns opens the netns at path.
+func EnterNetns(path string) (*Inside, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	in := &Inside{ns: ns}
+	if err := netns.Do(ns, func() (err error) { in.rt, err = rtnl.Dial(); return err }); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return in, nil
+}
+
+// Close lets go of the netns.
+func (in *Inside) Close() error { return errors.Join(in.rt.Close(), in.ns.Close()) }
+
+// Port is a veth pair from a bridge into a container.
+type Port struct {
+	Bridge    int    // index
+	HostName  string // of the near end
+	Name      string // in the container
+	MTU       int    // bytes; 0: the kernel's
+	MAC       net.HardwareAddr
+	Addresses []netip.Prefix
+	// Isolated ports of a bridge cannot talk to each other, only to the host.
+	Isolated bool
+}
+
+// Plug makes the pair, and the container's end ready: two system calls and a look-up.
+func (h *Host) Plug(in *Inside, p Port) error {
+	// An isolated port is not up before it is isolated.
+	pair := rtnl.Veth{Name: p.HostName, Master: p.Bridge, Up: !p.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC}
+	if err := h.rt.Do(rtnl.AddVeth(pair)); err != nil {
+		return err
+	}
+	err := h.isolate(p)
+	if err == nil {
+		err = in.configure(p)
+	}
+	if err != nil {
+		return errors.Join(err, h.Unplug(p.HostName))
+	}
+	return nil
+}
+
+func (h *Host) isolate(p Port) error {
+	if !p.Isolated {
+		return nil
+	}
+	link, err := h.find(p.HostName)
+	if err != nil {
+		return err
+	}
+	// Linux 4.18, commit 7d850abd5f4e ("net: bridge: add support for port isolation").
+	if err := h.handle.LinkSetIsolated(link, true); err != nil {
+		return fmt.Errorf("isolate bridge port %q: %w", p.HostName, err)
+	}
+	return h.rt.Do(rtnl.LinkUp(link.Attrs().Index))
+}
+
+// configure gives the container's end its addresses, and sets it up after that: with
+// arp_notify the kernel then announces them, which mends the caches of neighbours that knew
+// another owner.
+func (in *Inside) configure(p Port) error {
+	index, err := in.rt.Index(p.Name)
+	if err != nil {
+		return err
+	}
+	var batch []rtnl.Request
+	for _, a := range p.Addresses {
+		batch = append(batch, rtnl.AddAddress(index, a))
+	}
+	return in.rt.Do(append(batch, rtnl.LinkUp(index))...)
+}
+
+// Unplug deletes a pair by the name of its near end. It is no error if there is none.
+func (h *Host) Unplug(hostName string) error { return h.rt.Do(rtnl.DeleteLink(hostName)) }
+
+// Remove deletes the container's end of a pair, and so the pair.
+func (in *Inside) Remove(name string) error { return in.rt.Do(rtnl.DeleteLink(name)) }
+
+// Route is a default route: an invalid gateway is none.
+type Route struct {
+	Interface string
+	Gateway   netip.Addr
+}
+
+// SetDefaultRoutes makes ipv4 and ipv6 the only default routes.
+func (in *Inside) SetDefaultRoutes(ipv4, ipv6 Route) error {
+	for _, f := range []struct {
+		family int
+		route  Route
+	}{{unix.AF_INET, ipv4}, {unix.AF_INET6, ipv6}} {
+		if !f.route.Gateway.IsValid() {
+			if err := in.rt.Do(rtnl.DeleteDefaultRoute(f.family)); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+				return err
+			}
+			continue
+		}
+		index, err := in.rt.Index(f.route.Interface)
+		if err != nil {
+			return err
+		}
+		if err := in.replaceDefault(index, f.route.Gateway, f.family); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceDefault replaces the default route. IPv6 would add a second path to it where IPv4
+// replaces, so that the old one is deleted first.
+func (in *Inside) replaceDefault(index int, gateway netip.Addr, family int) error {
+	batch := []rtnl.Request{rtnl.DefaultRoute(index, gateway, family)}
+	if family == unix.AF_INET6 {
+		batch = append([]rtnl.Request{rtnl.DeleteDefaultRoute(family)}, batch...)
+	}
+	return in.rt.Do(batch...)
+}
+
+// Interfaces returns the names of the interfaces inside, without lo.
+func (in *Inside) Interfaces() ([]string, error) {
+	var out []string
+	err := netns.Do(in.ns, func() error {
+		links, err := retried(netlink.LinkList)
+		for _, l := range links {
+			if l.Attrs().Flags&net.FlagLoopback == 0 {
+				out = append(out, l.Attrs().Name)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// EnableIPv6 lets an interface that is about to appear have IPv6, in a netns made without.
+func (in *Inside) EnableIPv6() error {
+	return netns.Do(in.ns, func() error { return prepareIPv6(true) })
+}

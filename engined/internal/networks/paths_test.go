@@ -1,0 +1,117 @@
+package networks
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+)
+
+func v6(c *Config) { c.IPv6 = true }
+
+// TestPublishedPortIsReachedFromEverywhere walks every path to a published port.
+func TestPublishedPortIsReachedFromEverywhere(t *testing.T) {
+	l := newLab(t, v6)
+	lan := l.lan()
+	web := l.container("web", publish(
+		PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080},
+		PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8081, HostIP: netip.MustParseAddr("127.0.0.1")},
+		PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8082, HostIP: netip.MustParseAddr("192.0.2.1")},
+		PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8083, HostIP: netip.IPv6Loopback()},
+	))
+	neighbour := l.container("neighbour")
+	l.network(CreateRequest{Name: "other"})
+	stranger := l.container("stranger", on("other"))
+	serve(t, web.NetnsPath, 80)
+	ip4, ip6 := web.Endpoints[0].IPv4.Addr(), web.Endpoints[0].IPv6.Addr()
+	gateway4, gateway6 := web.Endpoints[0].Gateway4.String(), web.Endpoints[0].Gateway6.String()
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", gateway4)
+		reach(t, "host to its LAN address", "", proto, "192.0.2.1:8080", "")
+		reach(t, "host to ::1", "", proto, "[::1]:8080", gateway6)
+		reach(t, "host to its IPv6 address", "", proto, "[2001:db8::1]:8080", "")
+		reach(t, "LAN", lan, proto, "192.0.2.1:8080", "192.0.2.2")
+		reach(t, "LAN, IPv6", lan, proto, "[2001:db8::1]:8080", "2001:db8::2")
+		reach(t, "neighbour directly", neighbour.NetnsPath, proto, netip.AddrPortFrom(ip4, 80).String(), neighbour.Endpoints[0].IPv4.Addr().String())
+		reach(t, "neighbour directly, IPv6", neighbour.NetnsPath, proto, netip.AddrPortFrom(ip6, 80).String(), neighbour.Endpoints[0].IPv6.Addr().String())
+		reach(t, "neighbour by the host's address", neighbour.NetnsPath, proto, "192.0.2.1:8080", gateway4)
+		reach(t, "neighbour by the gateway", neighbour.NetnsPath, proto, gateway4+":8080", gateway4)
+		reach(t, "itself by the host's address", web.NetnsPath, proto, "192.0.2.1:8080", gateway4)
+		reach(t, "itself by the host's IPv6 address", web.NetnsPath, proto, "[2001:db8::1]:8080", gateway6)
+		reach(t, "another network by the host's address", stranger.NetnsPath, proto, "192.0.2.1:8080", stranger.Endpoints[0].IPv4.Addr().String())
+		reach(t, "host directly", "", proto, netip.AddrPortFrom(ip4, 80).String(), gateway4)
+		unreachable(t, "another network directly", stranger.NetnsPath, proto, netip.AddrPortFrom(ip4, 80).String())
+		unreachable(t, "LAN directly, although it has a route", lan, proto, netip.AddrPortFrom(ip4, 80).String())
+		unreachable(t, "LAN directly, IPv6", lan, proto, netip.AddrPortFrom(ip6, 80).String())
+	}
+	reach(t, "port on 127.0.0.1", "", "tcp", "127.0.0.1:8081", gateway4)
+	unreachable(t, "port on 127.0.0.1 by the LAN address", "", "tcp", "192.0.2.1:8081")
+	unreachable(t, "port on 127.0.0.1 from the LAN", lan, "tcp", "192.0.2.1:8081")
+	reach(t, "port on the LAN address", lan, "tcp", "192.0.2.1:8082", "192.0.2.2")
+	unreachable(t, "port on the LAN address by 127.0.0.1", "", "tcp", "127.0.0.1:8082")
+	reach(t, "port on ::1", "", "tcp", "[::1]:8083", gateway6)
+	unreachable(t, "port on ::1 by 127.0.0.1", "", "tcp", "127.0.0.1:8083")
+}
+
+func TestOutwardTrafficIsMasqueraded(t *testing.T) {
+	l := newLab(t, v6)
+	lan := l.lan()
+	serve(t, lan, 7)
+	c := l.container("c")
+	reach(t, "container to LAN", c.NetnsPath, "tcp", "192.0.2.2:7", "192.0.2.1")
+	reach(t, "container to LAN, UDP", c.NetnsPath, "udp", "192.0.2.2:7", "192.0.2.1")
+	reach(t, "container to LAN, IPv6", c.NetnsPath, "tcp", "[2001:db8::2]:7", "2001:db8::1")
+}
+
+func TestIPv6ClientReachesAnIPv4OnlyContainer(t *testing.T) {
+	l := newLab(t)
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	serve(t, web.NetnsPath, 80)
+	reach(t, "host to ::1", "", "tcp", "[::1]:8080", web.Endpoints[0].Gateway4.String())
+	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+}
+
+func TestNetworksAreIsolated(t *testing.T) {
+	l := newLab(t)
+	lan := l.lan()
+	serve(t, lan, 7)
+	l.network(CreateRequest{Name: "front"})
+	l.network(CreateRequest{Name: "back", Internal: true})
+	l.network(CreateRequest{Name: "quiet", Options: map[string]string{optICC: "false"}})
+	nginx := l.container("nginx", on("front"))
+	api := l.container("api", on("front", "back"))
+	db := l.container("db", on("back"))
+	a, b := l.container("a", on("quiet")), l.container("b", on("quiet"), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8090}))
+	for _, box := range []Sandbox{nginx, api, db, a, b} {
+		serve(t, box.NetnsPath, 80)
+	}
+	at := func(box Sandbox, i int) string { return netip.AddrPortFrom(box.Endpoints[i].IPv4.Addr(), 80).String() }
+	reach(t, "nginx to api", nginx.NetnsPath, "tcp", at(api, 0), "")
+	reach(t, "api to db", api.NetnsPath, "tcp", at(db, 0), api.Endpoints[1].IPv4.Addr().String())
+	unreachable(t, "nginx to db", nginx.NetnsPath, "tcp", at(db, 0))
+	unreachable(t, "db to nginx", db.NetnsPath, "tcp", at(nginx, 0))
+	unreachable(t, "db to the LAN", db.NetnsPath, "tcp", "192.0.2.2:7")
+	unreachable(t, "LAN to db", lan, "tcp", at(db, 0))
+	reach(t, "host to db", "", "tcp", at(db, 0), "")
+	unreachable(t, "a to b without inter-container communication", a.NetnsPath, "tcp", at(b, 0))
+	reach(t, "a to the published port of b", a.NetnsPath, "tcp", "192.0.2.1:8090", "")
+	reach(t, "a to the LAN", a.NetnsPath, "tcp", "192.0.2.2:7", "192.0.2.1")
+	unreachable(t, "container to the host's loopback", a.NetnsPath, "tcp", "127.0.0.1:8090")
+}
+
+func TestGatewayModes(t *testing.T) {
+	l := newLab(t)
+	lan := l.lan()
+	l.network(CreateRequest{Name: "routed", Options: map[string]string{optGatewayMode4: "routed"}})
+	l.network(CreateRequest{Name: "open", Options: map[string]string{optGatewayMode4: "nat-unprotected"}})
+	r := l.container("r", on("routed"), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	o := l.container("o", on("open"))
+	for _, box := range []Sandbox{r, o} {
+		serve(t, box.NetnsPath, 80)
+		serve(t, box.NetnsPath, 81)
+	}
+	addr := func(box Sandbox, port uint16) string { return fmt.Sprintf("%s:%d", box.Endpoints[0].IPv4.Addr(), port) }
+	reach(t, "routed: published port by the container's address", lan, "tcp", addr(r, 80), "192.0.2.2")
+	unreachable(t, "routed: another port", lan, "tcp", addr(r, 81))
+	unreachable(t, "routed: the host's port", lan, "tcp", "192.0.2.1:8080")
+	reach(t, "unprotected: any port", lan, "tcp", addr(o, 81), "192.0.2.2")
+}

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -333,4 +335,56 @@ func (m *memory) Offset() (int64, error) { return int64(m.Len()), nil }
 func (m *memory) Truncate(size int64) error {
 	m.Buffer.Truncate(int(size))
 	return nil
+}
+
+// maxTags bounds how many tags Tags returns.
+const maxTags = 10_000
+
+// Tags returns the tags of the repository, in the registry's order.
+func (r *Repository) Tags(ctx context.Context) ([]string, error) {
+	var tags []string
+	err := r.each(ctx, canResolve, func(h host, attempts int) error {
+		tags = nil
+		c := call{method: http.MethodGet, path: "tags/list", scopes: []string{scope(r.path, "pull")}}
+		for len(tags) < maxTags {
+			page, more, err := r.tagPage(ctx, h, c, attempts)
+			if err != nil {
+				return err
+			}
+			tags = append(tags, page...)
+			if more == nil {
+				return nil
+			}
+			c.url = more
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tags of %q: %w", reference.TrimNamed(r.ref), err)
+	}
+	return tags, nil
+}
+
+// tagPage returns one page of tags, and where the next one is.
+func (r *Repository) tagPage(ctx context.Context, h host, c call, attempts int) ([]string, *url.URL, error) {
+	resp, err := r.do(ctx, h, c, attempts)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	var page struct {
+		Tags []string `json:"tags"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, manifest.MaxSize)).Decode(&page); err != nil {
+		return nil, nil, fmt.Errorf("parse list of tags: %w", err)
+	}
+	link, _, ok := strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	if !ok {
+		return page.Tags, nil, nil
+	}
+	more, err := resp.Request.URL.Parse(link)
+	if err != nil || !h.owns(more) {
+		return nil, nil, fmt.Errorf("registry sent link %q: %w", link, errdefs.ErrUnknown)
+	}
+	return page.Tags, more, nil
 }

@@ -15,5 +15,6 @@ type Image struct {
 	// Healthcheck, OnBuild, Shell and StopTimeout are docker's additions to Config.Config,
 	// as raw JSON of the whole "config" object.
 	RawConfig []byte
-	ChainID   digest.Digest // the committed snapshot of its layers; "" for no layers
+	ChainID   digest.Digest        // the committed snapshot of its layers; "" for no layers
+	Layers    []ocispec.Descriptor // of the manifest, lowest first
 }

@@ -25,6 +25,8 @@ type Source struct {
 	Overlay bool
 	// UserXattr: see Target.
 	UserXattr bool
+	// Epoch, if not zero, is the latest modification time that is written.
+	Epoch time.Time
 }
 
 // Diff writes the changeset that turns Lower into Upper as a tar stream, with its end
@@ -86,6 +88,14 @@ func (d *differ) flush(p *pending) error {
 	}
 	h := p.header
 	p.header = nil
+	return d.write(h)
+}
+
+// write writes a header whose time is no later than the epoch.
+func (d *differ) write(h *tar.Header) error {
+	if e := d.source.Epoch; !e.IsZero() && h.ModTime.After(e) {
+		h.ModTime = e.Truncate(time.Second)
+	}
 	return d.tw.WriteHeader(h)
 }
 
@@ -167,7 +177,7 @@ func (d *differ) empty(p *pending, name string) error {
 	if err := d.flush(p); err != nil {
 		return err
 	}
-	return d.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
+	return d.write(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 }
 
 func (d *differ) directory(ctx context.Context, upper, lower *dir, p *pending, name string, st, below *unix.Stat_t) error {
@@ -337,7 +347,7 @@ func (d *differ) file(upper *dir, name, full string, st *unix.Stat_t) error {
 				return err
 			}
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
-			return d.tw.WriteHeader(h)
+			return d.write(h)
 		}
 		d.links[id] = full
 	}
@@ -351,7 +361,7 @@ func (d *differ) file(upper *dir, name, full string, st *unix.Stat_t) error {
 				return err
 			}
 		}
-		return d.tw.WriteHeader(h)
+		return d.write(h)
 	}
 	f, err := upper.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
@@ -362,7 +372,7 @@ func (d *differ) file(upper *dir, name, full string, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	if err := d.tw.WriteHeader(h); err != nil {
+	if err := d.write(h); err != nil {
 		return err
 	}
 	n, err := io.CopyBuffer(struct{ io.Writer }{d.tw}, io.LimitReader(f, st.Size), d.buf)

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"context"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -25,4 +26,7 @@ type DiffOptions struct {
 	MediaType string
 	Ref       string // of the ingest; random if empty
 	Labels    map[string]string
+	// Epoch, if not zero, is the latest modification time that the layer may say
+	// (SOURCE_DATE_EPOCH).
+	Epoch time.Time
 }

@@ -69,7 +69,7 @@ func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts Dif
 	if err := w.Truncate(0); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("diff: %w", err)
 	}
-	diffID, err := a.write(ctx, w, lower, upper, opts.MediaType)
+	diffID, err := a.write(ctx, w, lower, upper, opts)
 	if err != nil {
 		return ocispec.Descriptor{}, errors.Join(fmt.Errorf("diff: %w", err), w.Close(), a.content.Abort(ctx, opts.Ref))
 	}
@@ -77,13 +77,16 @@ func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts Dif
 }
 
 // write writes the compressed layer and returns the digest of the uncompressed one.
-func (a *Applier) write(ctx context.Context, w io.Writer, lower, upper []mount.Mount, mediaType string) (digest.Digest, error) {
-	cw, err := compressor(mediaType, w)
+func (a *Applier) write(ctx context.Context, w io.Writer, lower, upper []mount.Mount, opts DiffOptions) (digest.Digest, error) {
+	cw, err := compressor(opts.MediaType, w)
 	if err != nil {
 		return "", err
 	}
 	h := sha256.New()
-	err = withSource(ctx, lower, upper, func(s layer.Source) error { return layer.Diff(ctx, io.MultiWriter(cw, h), s) })
+	err = withSource(ctx, lower, upper, func(s layer.Source) error {
+		s.Epoch = opts.Epoch
+		return layer.Diff(ctx, io.MultiWriter(cw, h), s)
+	})
 	if err := errors.Join(err, cw.Close()); err != nil {
 		return "", err
 	}

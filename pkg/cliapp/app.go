@@ -252,7 +252,9 @@ func (a *App) before(cc *cli.Context) (context.Context, error) {
 func urfaveFlags(flags []Flag) []cli.Flag {
 	out := make([]cli.Flag, 0, len(flags))
 	for _, f := range flags {
-		out = append(out, f.urfave())
+		if f.AliasOf == "" {
+			out = append(out, f.urfave())
+		}
 	}
 	return out
 }

@@ -66,6 +66,8 @@ type Flag struct {
 	// Check, if set, looks at each value before the command runs.
 	Check  func(string) error
 	Hidden bool
+	// AliasOf makes the flag another name of that one ("net" of "network").
+	AliasOf string
 }
 
 func (f Flag) typeName() string {

@@ -117,7 +117,11 @@ func (t table) set(p *parsed, f Flag, value string) error {
 	if err := f.check(value); err != nil {
 		return fmt.Errorf("invalid argument %q for %q flag: %w", value, f.described(), err)
 	}
-	p.flags = append(p.flags, "--"+f.Name+"="+value)
+	name := f.Name
+	if f.AliasOf != "" {
+		name = f.AliasOf
+	}
+	p.flags = append(p.flags, "--"+name+"="+value)
 	return nil
 }
 

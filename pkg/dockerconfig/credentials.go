@@ -30,7 +30,9 @@ func (c Credential) Empty() bool {
 	return c.Username == "" && c.IdentityToken == "" && c.RegistryToken == ""
 }
 
-func (c Credential) String() string { return fmt.Sprintf("credential of %q for %s", c.Username, c.Server) }
+func (c Credential) String() string {
+	return fmt.Sprintf("credential of %q for %s", c.Username, c.Server)
+}
 
 // GoString hides the secrets from %#v too.
 func (c Credential) GoString() string { return c.String() }
@@ -68,7 +70,9 @@ func (f *File) helper(server string) string {
 	return f.CredsStore
 }
 
-func serverKeys(server string) []string { return []string{server, "https://" + server, "http://" + server} }
+func serverKeys(server string) []string {
+	return []string{server, "https://" + server, "http://" + server}
+}
 
 // hostOf cuts scheme and path off a key of the file, which old clients have written.
 func hostOf(server string) string {

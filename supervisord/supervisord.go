@@ -176,6 +176,10 @@ type services struct {
 
 func register(s *grpc.Server, v services) {
 	streams := grpcapi.NewStreams()
+	grpcapi.RegisterStorage(s, grpcapi.Storage{
+		Namespaces: v.stores.Namespaces, Content: v.stores.Content, Images: v.stores.Images, Containers: v.stores.Containers,
+		Leases: v.stores.Leases, Snapshotters: transferStores(v.stores).Snapshotters, Diff: v.stores.Diff, Collect: v.stores.GC.Collect,
+	})
 	grpcapi.RegisterTasks(s, v.tasks)
 	grpcapi.RegisterEvents(s, v.broker, v.tasks)
 	grpcapi.RegisterStreaming(s, streams)

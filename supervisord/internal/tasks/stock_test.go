@@ -15,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"strata/pkg/linux/mount"
@@ -30,6 +32,21 @@ import (
 )
 
 const ns = "strata-test"
+
+// runtime is the stock one; STRATA_TEST_RUNTIME may hold the path of another shim, which
+// must pass too.
+func runtime() string {
+	if path := os.Getenv("STRATA_TEST_RUNTIME"); path != "" {
+		return path
+	}
+	return "io.containerd.runc.v2"
+}
+
+// driveRunc makes any shim drive runc, which has another default in ours.
+func driveRunc() *anypb.Any {
+	value, _ := proto.Marshal(&runcoptions.Options{BinaryName: "runc"}) // a constant
+	return &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: value}
+}
 
 // records is a container store in memory.
 type records struct {
@@ -169,7 +186,7 @@ func (r *rig) add(id string, args ...string) tasks.Request {
 	}
 	r.records.mu.Lock()
 	r.records.m[id] = containers.Container{
-		ID: id, RuntimeName: "io.containerd.runc.v2",
+		ID: id, RuntimeName: runtime(), RuntimeOptions: driveRunc(),
 		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: data},
 	}
 	r.records.mu.Unlock()

@@ -373,7 +373,10 @@ func (a *applier) link(d *dir, base string, h *tar.Header) error {
 	}
 	dirname, target := path.Split(name)
 	from, err := a.lookup(strings.TrimSuffix(dirname, "/"))
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("hard link to %q, which is not there: %w", h.Linkname, errdefs.ErrInvalidArgument)
+	case err != nil:
 		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
 	}
 	defer from.close()

@@ -76,11 +76,11 @@ func (s *session) attach(ctx context.Context, c *cli.Context) error {
 func attachable(st *container.State) error {
 	switch {
 	case st == nil || !st.Running:
-		return errors.New("cannot attach to a stopped container, start it first")
+		return errors.New("You cannot attach to a stopped container, start it first")
 	case st.Paused:
-		return errors.New("cannot attach to a paused container, unpause it first")
+		return errors.New("You cannot attach to a paused container, unpause it first")
 	case st.Restarting:
-		return errors.New("cannot attach to a restarting container, wait until it is running")
+		return errors.New("You cannot attach to a restarting container, wait until it is running")
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ func createFlags() []cliapp.Flag {
 
 func processFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		listFlag("attach", "a", "Attach to STDIN, STDOUT or STDERR"),
+		withCheck(listFlag("attach", "a", "Attach to STDIN, STDOUT or STDERR"), runspec.CheckAttach),
 		stringFlag("entrypoint", "", "Overwrite the default ENTRYPOINT of the image"),
 		listFlag("env", "e", "Set environment variables"),
 		listFlag("env-file", "", "Read environment variables from a file"),
@@ -159,8 +159,8 @@ func (e errPull) Error() string { return `want "always", "missing" or "never"` }
 
 func networkFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		listFlag("add-host", "", "Add a custom host-to-IP mapping (host:ip)"),
-		listFlag("dns", "", "Set custom DNS servers"),
+		withCheck(listFlag("add-host", "", "Add a custom host-to-IP mapping (host:ip)"), checkHost),
+		withCheck(listFlag("dns", "", "Set custom DNS servers"), runspec.CheckAddress),
 		listFlag("dns-option", "", "Set DNS options"),
 		alias("dns-opt", listFlag("dns-option", "", "")),
 		listFlag("dns-search", "", "Set custom DNS search domains"),
@@ -192,6 +192,11 @@ func storageFlags() []cliapp.Flag {
 	}
 }
 
+func checkHost(s string) error {
+	_, _, err := runspec.ParseExtraHost(s)
+	return err
+}
+
 func checkMount(s string) error {
 	_, err := runspec.ParseMount(s)
 	return err
@@ -219,11 +224,11 @@ func limitFlags() []cliapp.Flag {
 
 func createLimitFlags() []cliapp.Flag {
 	return []cliapp.Flag{
-		listFlag("blkio-weight-device", "", "Block IO weight (relative device weight) (default [])"),
-		listFlag("device-read-bps", "", "Limit read rate (bytes per second) from a device (default [])"),
-		listFlag("device-read-iops", "", "Limit read rate (IO per second) from a device (default [])"),
-		listFlag("device-write-bps", "", "Limit write rate (bytes per second) to a device (default [])"),
-		listFlag("device-write-iops", "", "Limit write rate (IO per second) to a device (default [])"),
+		withCheck(listFlag("blkio-weight-device", "", "Block IO weight (relative device weight) (default [])"), runspec.CheckWeight),
+		withCheck(listFlag("device-read-bps", "", "Limit read rate (bytes per second) from a device (default [])"), runspec.CheckBytesRate),
+		withCheck(listFlag("device-read-iops", "", "Limit read rate (IO per second) from a device (default [])"), runspec.CheckIORate),
+		withCheck(listFlag("device-write-bps", "", "Limit write rate (bytes per second) to a device (default [])"), runspec.CheckBytesRate),
+		withCheck(listFlag("device-write-iops", "", "Limit write rate (IO per second) to a device (default [])"), runspec.CheckIORate),
 		withDefault(intFlag("memory-swappiness", "", "Tune container memory swappiness (0 to 100)"), "-1"),
 		boolFlag("oom-kill-disable", "", "Disable the OOM killer"),
 		intFlag("oom-score-adj", "", "Tune the host's OOM preferences (-1000 to 1000)"),
@@ -246,7 +251,7 @@ func securityFlags() []cliapp.Flag {
 		boolFlag("privileged", "", "Give extended privileges to this container"),
 		stringFlag("runtime", "", "Runtime to use for this container"),
 		listFlag("security-opt", "", "Security options"),
-		withType(withCheck(listFlag("sysctl", "", "Sysctl options (default map[])"), checkPair), "map"),
+		withType(withCheck(listFlag("sysctl", "", "Sysctl options (default map[])"), runspec.CheckSysctl), "map"),
 		stringFlag("userns", "", "User namespace to use"),
 		stringFlag("uts", "", "UTS namespace to use"),
 	}

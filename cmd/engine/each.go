@@ -9,6 +9,9 @@ import (
 // eachParallel bounds the calls that run at the same time.
 const eachParallel = 50
 
+// errNothingDone is the result of a call that neither did anything nor failed: its name is not printed.
+var errNothingDone = errors.New("nothing done")
+
 // each calls f for every name at the same time, and prints the names that succeeded, in their
 // order. Its error joins those of the others.
 func (s *session) each(names []string, f func(name string) error) error {
@@ -27,8 +30,11 @@ func (s *session) each(names []string, f func(name string) error) error {
 	}
 	for i, name := range names {
 		<-done[i]
-		if errs[i] == nil {
+		switch {
+		case errs[i] == nil:
 			fmt.Fprintln(s.stdout, name)
+		case errors.Is(errs[i], errNothingDone):
+			errs[i] = nil
 		}
 	}
 	wg.Wait()

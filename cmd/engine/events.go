@@ -43,11 +43,11 @@ func (s *session) events(ctx context.Context, c *cli.Context) error {
 	now := time.Now()
 	since, err := pointInTime(c.String("since"), now)
 	if err != nil {
-		return fmt.Errorf("invalid value for \"since\": %w", err)
+		return err
 	}
 	until, err := pointInTime(c.String("until"), now)
 	if err != nil {
-		return fmt.Errorf("invalid value for \"until\": %w", err)
+		return err
 	}
 	show, err := eventPrinter(c.String("format"))
 	if err != nil {

@@ -58,11 +58,8 @@ func (s *session) inspectAny(ctx context.Context, c *cli.Context) error {
 	return cliformat.Inspect(s.stdout, c.String("format"), c.Args().Slice(), func(name string) (cliformat.Element, error) {
 		for _, kind := range kinds {
 			e, err := i.get(ctx, kind, name)
-			if err == nil || !errors.Is(err, errdefs.ErrNotFound) {
+			if err == nil || len(kinds) == 1 || !errors.Is(err, errdefs.ErrNotFound) {
 				return e, err
-			}
-			if len(kinds) == 1 {
-				return e, fmt.Errorf("Error: No such %s: %s", kind, name) //nolint:staticcheck // docker's words
 			}
 		}
 		return cliformat.Element{}, fmt.Errorf("Error: No such object: %s", name) //nolint:staticcheck // docker's words

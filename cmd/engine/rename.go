@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -28,5 +29,8 @@ func (s *session) rename(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return api.ContainerRename(ctx, from, to)
+	if err := api.ContainerRename(ctx, from, to); err != nil {
+		return fmt.Errorf("%w\nError: failed to rename container named %s", err, from)
+	}
+	return nil
 }

@@ -42,7 +42,7 @@ func (s *session) rm(ctx context.Context, c *cli.Context) error {
 		if opts.Force && errors.Is(err, errdefs.ErrNotFound) {
 			// With -f, what is not there is removed; docker says so and does not fail.
 			fmt.Fprintln(s.stderr, err)
-			return nil
+			return errNothingDone
 		}
 		return err
 	})

@@ -284,7 +284,6 @@ func (s *session) confirm(question string) (bool, error) {
 	fmt.Fprintf(s.stdout, "%s [y/N] ", question)
 	var answer string
 	if _, err := fmt.Fscanln(s.stdin, &answer); err != nil && answer == "" {
-		fmt.Fprintln(s.stdout)
 		return false, nil //nolint:nilerr // no answer is no
 	}
 	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), nil

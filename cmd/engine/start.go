@@ -49,7 +49,7 @@ func (s *session) startAll(ctx context.Context, api *client.Client, names []stri
 		errs = append(errs, s.each([]string{name}, func(name string) error { return api.ContainerStart(ctx, name, "") }))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return cliapp.Exit(1, "%v\nfailed to start containers: %s", err, failedNames(names, errs))
+		return cliapp.Exit(1, "%v\nError: failed to start containers: %s", err, failedNames(names, errs))
 	}
 	return nil
 }

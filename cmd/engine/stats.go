@@ -80,7 +80,10 @@ func (s *session) stats(ctx context.Context, c *cli.Context) error {
 func (s *session) statsOnce(b *statsBoard, t cliformat.Table, format string, whole bool) error {
 	b.wg.Wait()
 	rows, err := b.rows(whole)
-	return errors.Join(cliformat.Write(s.stdout, t, format, rows), err)
+	if err != nil {
+		return err
+	}
+	return cliformat.Write(s.stdout, t, format, rows)
 }
 
 func (s *session) statsLive(ctx context.Context, b *statsBoard, t cliformat.Table, format string, whole bool) error {

@@ -62,6 +62,7 @@ type call struct {
 	command Command
 	path    string // "engine container ls"
 	global  []string
+	bare    bool // a group without a command
 	parsed
 }
 
@@ -94,7 +95,7 @@ func (a *App) run(ctx context.Context, argv []string) error {
 		_, err := fmt.Fprintln(a.Stdout, a.Version)
 		return err
 	}
-	if c.help {
+	if c.help || c.bare {
 		return a.writeHelp(c)
 	}
 	if err := checkArgs(c, a.Name); err != nil {
@@ -121,7 +122,7 @@ func (a *App) read(argv []string) (call, error) {
 	}
 	for len(c.command.Commands) > 0 {
 		if len(rest) == 0 {
-			c.help = true
+			c.bare = true
 			return c, nil
 		}
 		if strings.HasPrefix(rest[0], "-") && len(rest[0]) > 1 {

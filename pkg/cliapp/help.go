@@ -16,6 +16,9 @@ func (a *App) writeHelp(c call) error {
 		width = defaultWidth
 	}
 	h := helpWriter{w: a.Stdout, width: width, app: a.Name}
+	if c.bare && c.path != a.Name {
+		h.w = a.Stderr // nobody asked for help: stdout may be read by a script
+	}
 	h.usage(c)
 	h.printf("\n%s\n", orElse(c.command.Long, c.command.Short))
 	h.aliases(c)

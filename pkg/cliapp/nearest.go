@@ -2,16 +2,16 @@ package cliapp
 
 import "strings"
 
-// nearest returns the visible commands that a user who typed name may have meant: at most two typos
-// away, or begun by it.
+// nearest returns the visible commands that a user who typed name may have meant: one typo away
+// for each three letters, or begun by it.
 func nearest(commands []Command, name string) []string {
 	var out []string
+	name = strings.ToLower(name)
 	for _, c := range commands {
 		if c.Hidden {
 			continue
 		}
-		d := distance(strings.ToLower(name), c.Name)
-		if d <= 2 && d < len(c.Name) || strings.HasPrefix(c.Name, strings.ToLower(name)) {
+		if distance(name, c.Name) <= len(c.Name)/3 || strings.HasPrefix(c.Name, name) {
 			out = append(out, c.Name)
 		}
 	}

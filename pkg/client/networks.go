@@ -10,12 +10,16 @@ import (
 
 // NetworkCreate makes a network.
 func (c *Client) NetworkCreate(ctx context.Context, req network.CreateRequest) (network.CreateResponse, error) {
+	always, err := c.AtLeast(ctx, "1.44")
+	if err != nil {
+		return network.CreateResponse{}, err
+	}
 	body := struct {
 		network.CreateRequest
-		CheckDuplicate bool // daemons before API 1.44 look only when asked
-	}{req, true}
+		CheckDuplicate bool `json:",omitempty"` // before, a daemon looks for the name only when asked
+	}{req, !always}
 	var out network.CreateResponse
-	err := c.call(ctx, request{method: http.MethodPost, path: "/networks/create", body: body}, &out)
+	err = c.call(ctx, request{method: http.MethodPost, path: "/networks/create", body: body}, &out)
 	return out, err
 }
 

@@ -112,13 +112,13 @@ func ShortID(id string) string {
 
 // Compile parses a template of --format.
 func Compile(format string) (*template.Template, error) {
-	return parse(format, functions())
-}
-
-func parse(format string, funcs template.FuncMap) (*template.Template, error) {
-	t, err := template.New("").Funcs(funcs).Parse(format)
+	t, err := parse(format, functions())
 	if err != nil {
 		return nil, fmt.Errorf("template parsing error: %w", err)
 	}
 	return t, nil
+}
+
+func parse(format string, funcs template.FuncMap) (*template.Template, error) {
+	return template.New("").Funcs(funcs).Parse(format)
 }

@@ -52,12 +52,12 @@ func Write[R any](w io.Writer, t Table, format string, rows []R) error {
 	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(strings.TrimSpace(format))
 	tmpl, err := parse(format, functions())
 	if err != nil {
-		return err
+		return fmt.Errorf("failed to parse template: %w", err)
 	}
 	var buf bytes.Buffer
 	for _, r := range rows {
 		if err := tmpl.Execute(&buf, r); err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
+			return fmt.Errorf("failed to execute template: %w", err)
 		}
 		buf.WriteByte('\n')
 	}
@@ -67,11 +67,11 @@ func Write[R any](w io.Writer, t Table, format string, rows []R) error {
 	}
 	heading, err := parse(format, headerFunctions())
 	if err != nil {
-		return err
+		return fmt.Errorf("failed to parse template: %w", err)
 	}
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	if err := heading.Execute(tw, t.Header); err != nil {
-		return fmt.Errorf("template parsing error: %w", err)
+		return fmt.Errorf("failed to execute template: %w", err)
 	}
 	fmt.Fprintln(tw)
 	if _, err := tw.Write(buf.Bytes()); err != nil {

@@ -12,7 +12,8 @@ import (
 )
 
 // Environment reads --env-file and --env in this order. NAME without "=" takes the value of our own
-// environment, and is left out if that has none.
+// environment. If that has none, it is left out where a file names it; as an option it goes to the
+// daemon as it is, which then takes the variable of the image away.
 func Environment(files, items []string) ([]string, error) {
 	env := []string{}
 	for _, file := range files {
@@ -28,26 +29,30 @@ func Environment(files, items []string) ([]string, error) {
 			if name == "" {
 				return nil, invalid("poorly formatted environment: no variable name on line '%s'", l)
 			}
-			env = appendVariable(env, l)
+			if v, ok := variable(l); ok {
+				env = append(env, v)
+			}
 		}
 	}
 	for _, item := range items {
 		if item == "" || item[0] == '=' {
 			return nil, invalid("invalid environment variable: %s", item)
 		}
-		env = appendVariable(env, item)
+		v, _ := variable(item)
+		env = append(env, v)
 	}
 	return env, nil
 }
 
-func appendVariable(env []string, item string) []string {
+// variable completes a bare name from our environment; ok says that it has a value.
+func variable(item string) (v string, ok bool) {
 	if strings.Contains(item, "=") {
-		return append(env, item)
+		return item, true
 	}
 	if v, ok := os.LookupEnv(item); ok {
-		return append(env, item+"="+v)
+		return item + "=" + v, true
 	}
-	return env
+	return item, false
 }
 
 // Labels reads --label-file and --label in this order.

@@ -1,10 +1,13 @@
 package runspec
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,8 +31,8 @@ func (p *parser) hostConfig(conf *container.Config) *container.HostConfig {
 		ExtraHosts:      p.extraHosts(),
 		VolumesFrom:     f.StringSlice("volumes-from"),
 		VolumeDriver:    f.String("volume-driver"),
-		CapAdd:          f.StringSlice("cap-add"),
-		CapDrop:         f.StringSlice("cap-drop"),
+		CapAdd:          capabilities(f.StringSlice("cap-add")),
+		CapDrop:         capabilities(f.StringSlice("cap-drop")),
 		GroupAdd:        f.StringSlice("group-add"),
 		Links:           f.StringSlice("link"),
 		Isolation:       container.Isolation(f.String("isolation")),
@@ -76,7 +79,7 @@ func (p *parser) addresses(name string) []netip.Addr {
 	for _, s := range p.f.StringSlice(name) {
 		a, err := netip.ParseAddr(strings.TrimSpace(s))
 		if err != nil {
-			p.fail(invalid("%s is not an ip address", s))
+			p.fail(CheckAddress(s))
 			continue
 		}
 		out = append(out, a)
@@ -189,10 +192,30 @@ func (p *parser) security(h *container.HostConfig) {
 				p.fail(fmt.Errorf("opening seccomp profile (%s) failed: %w", v, err))
 				continue
 			}
-			opt = "seccomp=" + string(profile)
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, profile); err != nil {
+				p.fail(fmt.Errorf("compacting json for seccomp profile (%s) failed: %w", v, err))
+				continue
+			}
+			opt = "seccomp=" + compact.String()
 		}
 		h.SecurityOpt = append(h.SecurityOpt, opt)
 	}
+}
+
+// capabilities writes names as the kernel has them: CAP_NET_ADMIN for net_admin; ALL stays.
+func capabilities(names []string) []string {
+	var out []string
+	for _, n := range names {
+		n = strings.ToUpper(strings.TrimSpace(n))
+		if n != "ALL" && !strings.HasPrefix(n, "CAP_") {
+			n = "CAP_" + n
+		}
+		if !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // ParseRestartPolicy reads no, always, unless-stopped or on-failure[:N].

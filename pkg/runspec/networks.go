@@ -42,8 +42,8 @@ func (p *parser) networking(h *container.HostConfig) *network.NetworkingConfig {
 			continue
 		}
 		ep := try(a.settings()).in(p)
-		if len(atts) == 1 && ep != nil && a.plain() && !h.NetworkMode.IsUserDefined() {
-			continue // nothing to say about a predefined network
+		if len(atts) == 1 && a.plain() && p.f.IsSet("network") {
+			continue // the network mode says it all
 		}
 		out.EndpointsConfig[a.name] = ep
 	}
@@ -73,6 +73,9 @@ func (p *parser) firstEndpoint(a *attachment, h *container.HostConfig) {
 		p.fail(invalid("conflicting options: cannot specify both --network-alias and per-network alias"))
 	}
 	a.aliases = append(a.aliases, aliases...)
+	if len(a.aliases) > 0 && !mode.IsUserDefined() {
+		p.fail(invalid("network-scoped aliases are only supported for user-defined networks"))
+	}
 	p.single(&a.ip, "ip", "IPv4 address")
 	p.single(&a.ip6, "ip6", "IPv6 address")
 	p.single(&a.mac, "mac-address", "mac-address")

@@ -157,7 +157,7 @@ func ParseExpose(items []string, published network.PortMap) (network.PortSet, er
 		}
 		r, ok := parseSpan(ports)
 		if !ok {
-			return nil, invalid("invalid range format for --expose: %s", item)
+			return nil, invalid("invalid range format for --expose: %s: want PORT[-PORT][/PROTO]", item)
 		}
 		for n := r.start; n <= r.end; n++ {
 			port, _ := network.PortFrom(uint16(n), network.IPProtocol(strings.ToLower(proto)))

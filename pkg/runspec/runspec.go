@@ -135,7 +135,7 @@ func parseAttach(values []string) (map[string]bool, error) {
 	for _, v := range values {
 		name := strings.ToLower(v)
 		if name != "stdin" && name != "stdout" && name != "stderr" {
-			return nil, invalid("valid streams are STDIN, STDOUT and STDERR, not %q", v)
+			return nil, invalid("valid streams are STDIN, STDOUT and STDERR")
 		}
 		out[name] = true
 	}

@@ -156,9 +156,20 @@ func namespacesOf(s *storage.Storage) func(context.Context) ([]string, error) {
 }
 
 func transferStores(s *storage.Storage) transfer.Stores {
-	out := transfer.Stores{Content: s.Content, Images: s.Images, Leases: s.Leases, Diff: s.Diff, Snapshotters: map[string]snapshots.Snapshotter{}, DefaultSnapshotter: defaultSnapshotter}
+	return transfer.Stores{Content: s.Content, Images: s.Images, Leases: s.Leases, Diff: s.Diff, Snapshotters: snapshotters(s), DefaultSnapshotter: defaultSnapshotter}
+}
+
+func wireStores(s *storage.Storage) grpcapi.Storage {
+	return grpcapi.Storage{
+		Namespaces: s.Namespaces, Content: s.Content, Images: s.Images, Containers: s.Containers, Leases: s.Leases,
+		Snapshotters: snapshotters(s), Diff: s.Diff, Collect: s.GC.Collect,
+	}
+}
+
+func snapshotters(s *storage.Storage) map[string]snapshots.Snapshotter {
+	out := make(map[string]snapshots.Snapshotter, len(s.Snapshotters))
 	for name, sn := range s.Snapshotters {
-		out.Snapshotters[name] = sn
+		out[name] = sn
 	}
 	return out
 }
@@ -176,10 +187,7 @@ type services struct {
 
 func register(s *grpc.Server, v services) {
 	streams := grpcapi.NewStreams()
-	grpcapi.RegisterStorage(s, grpcapi.Storage{
-		Namespaces: v.stores.Namespaces, Content: v.stores.Content, Images: v.stores.Images, Containers: v.stores.Containers,
-		Leases: v.stores.Leases, Snapshotters: transferStores(v.stores).Snapshotters, Diff: v.stores.Diff, Collect: v.stores.GC.Collect,
-	})
+	grpcapi.RegisterStorage(s, wireStores(v.stores))
 	grpcapi.RegisterTasks(s, v.tasks)
 	grpcapi.RegisterEvents(s, v.broker, v.tasks)
 	grpcapi.RegisterStreaming(s, streams)

@@ -105,21 +105,6 @@ func toSummary(s images.Summary, r *request) imageSummary {
 	return sum
 }
 
-// ImageUsage gives the images of /system/df.
-func (a ImagesTable) ImageUsage(ctx context.Context) (items []any, layersSize int64, err error) {
-	list, err := a.svc.List(ctx, images.ListOptions{SharedSize: true})
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, s := range list {
-		sum := toSummary(s, &request{Version: DefaultVersion})
-		sum.Containers = s.Containers
-		items = append(items, sum.Summary)
-	}
-	layersSize, err = a.svc.LayersSize(ctx)
-	return items, layersSize, err
-}
-
 func (a ImagesTable) manifests(ctx context.Context, target ocispec.Descriptor) ([]image.ManifestSummary, error) {
 	list, err := a.svc.Manifests(ctx, target)
 	if err != nil {

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -483,8 +484,13 @@ func FuzzTarApply(f *testing.F) {
 			t.Fatal(err)
 		}
 		before := append(tree(t, outside), tree(t, filepath.Join(base, "lower"))...)
-		_ = Apply(t.Context(), bytes.NewReader(data), Target{Dir: filepath.Join(base, "root")})
-		_ = Apply(t.Context(), bytes.NewReader(data), Target{Dir: filepath.Join(base, "up"), Overlay: true, Lower: filepath.Join(base, "lower")})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		for _, target := range []Target{{Dir: filepath.Join(base, "root")}, {Dir: filepath.Join(base, "up"), Overlay: true, Lower: filepath.Join(base, "lower")}} {
+			if err := Apply(ctx, bytes.NewReader(data), target); errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%d bytes keep Apply busy for seconds: %v", len(data), err)
+			}
+		}
 		if after := append(tree(t, outside), tree(t, filepath.Join(base, "lower"))...); !slices.Equal(before, after) {
 			t.Errorf("outside changed from %q to %q", before, after)
 		}

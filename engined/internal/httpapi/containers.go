@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,16 +10,18 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/containers"
 	"strata/engined/internal/filters"
+	"strata/engined/internal/images"
+	"strata/engined/internal/logs"
 	"strata/pkg/ctxlog"
 )
 
-// imageNames tells containers' images by their names.
-type imageNames interface {
-	// IDs returns the ids of the images that ref means; none if there is none.
-	IDs(ref string) []string
+// imageResolver finds the images that the "ancestor" filter names.
+type imageResolver interface {
+	Resolve(ctx context.Context, ref string, platform *ocispec.Platform) (images.Image, error)
 }
 
 // containersAPI serves the life of containers.
@@ -30,8 +31,7 @@ type containersAPI struct {
 		OfContainer(containerID string) []string
 	}
 	nets   sandboxes
-	images imageNames
-	logs   logReader
+	images imageResolver
 }
 
 func (a containersAPI) routes() []route {
@@ -69,8 +69,12 @@ func (a containersAPI) list(w http.ResponseWriter, r *request) error {
 		}
 	}
 	list := containers.ListRequest{All: r.Bool("all"), Limit: limit, Filters: f}
-	if a.images != nil {
-		list.ImageIDs = a.images.IDs
+	list.ImageIDs = func(ref string) []string {
+		img, err := a.images.Resolve(r.Context(), ref, nil)
+		if err != nil {
+			return nil // no image, no descendants
+		}
+		return []string{img.ID.String()}
 	}
 	found, err := a.svc.List(list)
 	if err != nil {
@@ -320,7 +324,7 @@ func (a containersAPI) attach(w http.ResponseWriter, r *request) error {
 	}
 	defer func() { _ = conn.Close() }() // everything was written
 	if r.Bool("logs") {
-		if err := a.copyLogs(r.Context(), conn, at.Container, logRequest{stdout: r.Bool("stdout"), stderr: r.Bool("stderr"), tail: -1, framed: !tty}); err != nil {
+		if err := a.copyLogs(r.Context(), conn, at.Container, logRequest{Options: logs.Options{Stdout: r.Bool("stdout"), Stderr: r.Bool("stderr"), Tail: logs.All}, framed: !tty}); err != nil {
 			ctxlog.From(r.Context()).Debug("logs before an attachment broke off", ctxlog.Error, err)
 		}
 	}
@@ -355,37 +359,4 @@ func emptyBody(err error) error {
 		return invalid("invalid JSON: got EOF while reading request body")
 	}
 	return err
-}
-
-// readLogs answers with a container's log, framed unless it has a terminal.
-func (a containersAPI) readLogs(w http.ResponseWriter, r *request) error {
-	c, err := a.svc.Get(r.Var("name"))
-	if err != nil {
-		return err
-	}
-	req, err := parseLogRequest(r)
-	if err != nil {
-		return err
-	}
-	tty := c.Definition().Config.Tty
-	req.framed = !tty
-	media := mediaRaw
-	if !tty && r.AtLeast("1.42") {
-		media = mediaMultiplexed
-	}
-	if c.Definition().Host.LogConfig.Type == "none" {
-		return &statusError{http.StatusNotImplemented, "configured logging driver does not support reading"}
-	}
-	w.Header().Set("Content-Type", media)
-	w.WriteHeader(http.StatusOK)
-	rc := http.NewResponseController(w)
-	if err := rc.Flush(); err != nil {
-		return err
-	}
-	out := &flushWriter{bufio.NewWriterSize(w, 32<<10), rc}
-	err = a.copyLogs(r.Context(), out, c, req)
-	if errors.Is(err, context.Canceled) {
-		err = nil // the client has seen enough
-	}
-	return errors.Join(err, out.Flush())
 }

@@ -1,91 +1,157 @@
 package httpapi
 
 import (
-	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
-	"time"
+	"strings"
 
 	"strata/engined/internal/containers"
+	"strata/engined/internal/logs"
+	"strata/pkg/stdcopy"
 )
 
-// logReader reads container logs.
-type logReader interface {
-	// Copy writes the records of the log at path that match r to w, in the API's form,
-	// and with r.Follow those to come until running is closed and all was read.
-	Copy(ctx context.Context, w io.Writer, path string, r LogQuery) error
-}
-
-// LogQuery says which records of a log a client wants, and in which form.
-type LogQuery struct {
-	Stdout, Stderr bool
-	Timestamps     bool
-	Details        bool
-	Framed         bool // stdcopy frames, else plain text
-	Tail           int  // the last so many lines; negative: all
-	Since, Until   time.Time
-	Follow         bool
-	// Done is closed when nothing more will be written to the log.
-	Done <-chan struct{}
-}
-
+// logRequest says which lines of a log a client wants, and in which form.
 type logRequest struct {
-	stdout, stderr, timestamps, details, follow, framed bool
-	tail                                                int
-	since, until                                        time.Time
+	logs.Options
+	timestamps, details bool
+	framed              bool // stdcopy frames, else plain text
 }
 
 func parseLogRequest(r *request) (logRequest, error) {
 	req := logRequest{
-		stdout: r.Bool("stdout"), stderr: r.Bool("stderr"), timestamps: r.Bool("timestamps"), details: r.Bool("details"), follow: r.Bool("follow"), tail: -1,
+		Options:    logs.Options{Stdout: r.Bool("stdout"), Stderr: r.Bool("stderr"), Follow: r.Bool("follow"), Tail: logs.All},
+		timestamps: r.Bool("timestamps"), details: r.Bool("details"),
 	}
-	if !req.stdout && !req.stderr {
+	if !req.Stdout && !req.Stderr {
 		return req, invalid("Bad parameters: you must choose at least one stream")
 	}
 	if v := r.Query("tail"); v != "" && v != "all" {
 		if n, err := strconv.Atoi(v); err == nil && n >= 0 {
-			req.tail = n
+			req.Tail = n
 		}
 	}
 	var err error
-	if req.since, err = parseTimestamp(r.Query("since")); err != nil {
+	if req.Since, err = parseTimestamp(r.Query("since")); err != nil {
 		return req, err
 	}
-	req.until, err = parseTimestamp(r.Query("until"))
+	req.Until, err = parseTimestamp(r.Query("until"))
 	return req, err
 }
 
-// copyLogs writes a container's log to w. Following ends when the container does not run
-// any more and will not by itself.
-func (a containersAPI) copyLogs(ctx context.Context, w io.Writer, c *containers.Container, r logRequest) error {
-	q := LogQuery{
-		Stdout: r.stdout, Stderr: r.stderr, Timestamps: r.timestamps, Details: r.details, Framed: r.framed, Tail: r.tail,
-		Since: r.since, Until: r.until, Follow: r.follow,
+// readLogs answers with a container's log, framed unless it has a terminal.
+func (a containersAPI) readLogs(w http.ResponseWriter, r *request) error {
+	c, err := a.svc.Get(r.Var("name"))
+	if err != nil {
+		return err
 	}
-	if r.follow {
+	req, err := parseLogRequest(r)
+	if err != nil {
+		return err
+	}
+	tty := c.Definition().Config.Tty
+	req.framed = !tty
+	media := mediaRaw
+	if !tty && r.AtLeast("1.42") {
+		media = mediaMultiplexed
+	}
+	if c.Definition().Host.LogConfig.Type == "none" {
+		return &statusError{http.StatusNotImplemented, "configured logging driver does not support reading"}
+	}
+	w.Header().Set("Content-Type", media)
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	if err := rc.Flush(); err != nil {
+		return err
+	}
+	err = a.copyLogs(r.Context(), &pushWriter{w, rc, req.Follow}, c, req)
+	if errors.Is(err, context.Canceled) {
+		return nil // the client has seen enough
+	}
+	return err
+}
+
+// pushWriter sends every write of a follower to the client at once.
+type pushWriter struct {
+	io.Writer
+	rc   *http.ResponseController
+	push bool
+}
+
+func (p *pushWriter) Write(b []byte) (int, error) {
+	n, err := p.Writer.Write(b)
+	if err == nil && p.push {
+		err = p.rc.Flush()
+	}
+	return n, err
+}
+
+// copyLogs writes a container's log to w. Following ends with the container's run.
+func (a containersAPI) copyLogs(ctx context.Context, w io.Writer, c *containers.Container, r logRequest) error {
+	if r.Follow {
 		ended, cancel := a.svc.Ended(ctx, c)
 		defer cancel()
-		q.Done = ended
+		r.Done = ended
 	}
-	if err := a.logs.Copy(ctx, w, a.svc.LogPath(c.ID), q); err != nil {
+	f := logFormat{logRequest: r, partial: map[string]bool{}}
+	err := logs.Read(ctx, a.svc.LogPath(c.ID), r.Options, func(l logs.Line) error {
+		_, err := w.Write(f.line(l))
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("read log of container %s: %w", c.ID, err)
 	}
 	return nil
 }
 
-// flushWriter sends what it has whenever the reader of a log has nothing more at hand.
-type flushWriter struct {
-	*bufio.Writer
-	rc *http.ResponseController
+// logFormat gives lines the form that a client asked for.
+type logFormat struct {
+	logRequest
+	buf     []byte          // of the last line
+	partial map[string]bool // streams in the middle of a line
 }
 
-// Flush sends everything to the client.
-func (f *flushWriter) Flush() error {
-	if err := f.Writer.Flush(); err != nil {
-		return err
+// line returns the bytes of one record, valid until the next call.
+func (f *logFormat) line(l logs.Line) []byte {
+	var prefix []byte
+	if !f.partial[l.Stream] {
+		if f.timestamps {
+			prefix = append(l.Time.UTC().AppendFormat(prefix, "2006-01-02T15:04:05.000000000Z07:00"), ' ')
+		}
+		if f.details {
+			prefix = append(prefix, details(l.Attrs)...)
+			prefix = append(prefix, ' ')
+		}
 	}
-	return f.rc.Flush()
+	f.partial[l.Stream] = !bytes.HasSuffix(l.Text, []byte("\n"))
+	f.buf = f.buf[:0]
+	if f.framed {
+		stream := stdcopy.Stdout
+		switch {
+		case l.Marker:
+			stream = stdcopy.SystemErr
+		case l.Stream == "stderr":
+			stream = stdcopy.Stderr
+		}
+		f.buf = stdcopy.AppendHeader(f.buf, stream, len(prefix)+len(l.Text))
+	}
+	f.buf = append(f.buf, prefix...)
+	f.buf = append(f.buf, l.Text...)
+	return f.buf
+}
+
+// details are a line's attributes as "k=v,k=v".
+func details(attrs map[string]string) string {
+	var out []string
+	for k, v := range attrs {
+		out = append(out, url.QueryEscape(k)+"="+url.QueryEscape(v))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
 }

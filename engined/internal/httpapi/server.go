@@ -12,31 +12,28 @@ import (
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
+	"strata/engined/internal/host"
+	"strata/engined/internal/images"
 	"strata/engined/internal/networks"
+	"strata/engined/internal/volumes"
 	"strata/pkg/api"
 	"strata/pkg/namespaces"
 	"strata/pkg/version"
 )
 
-// Services are the rooms that the API opens onto. Optional ones may be nil.
+// Services are the rooms that the API opens onto.
 type Services struct {
 	Containers *containers.Service
 	Execs      *execs.Service
+	Images     *images.Service
 	Networks   *networks.Manager
+	Volumes    *volumes.Manager
 	Events     *events.Log
-	Stats      statsSource
-	Logs       logReader
-	ImageNames imageNames
-	System     systemInfo
-	Usage      usageSource
+	Host       *host.Host
+	Stats      containers.StatsSource
 	Below      lowerLayers
 	Doctor     func(ctx context.Context, repair bool) ([]api.Finding, error)
-	// More are the tables of resources that need nothing of the above.
-	More []Table
 }
-
-// Table is the routes of one resource.
-type Table interface{ routes() []route }
 
 // drainTime is how long open requests may take when the server stops; streams that never
 // end are cut off then.
@@ -44,19 +41,17 @@ const drainTime = 3 * time.Second
 
 // New returns the handler of the whole API.
 func New(s Services) http.Handler {
-	ctrs := containersAPI{svc: s.Containers, execs: s.Execs, nets: s.Networks, images: s.ImageNames, logs: s.Logs}
+	ctrs := containersAPI{svc: s.Containers, execs: s.Execs, nets: s.Networks, images: s.Images}
 	tables := [][]route{
-		systemAPI{sys: s.System, usage: s.Usage, containers: ctrs}.routes(),
+		systemAPI{s.Host, ctrs, usage{s.Images, s.Volumes, s.Containers}}.routes(),
 		ctrs.routes(),
 		execAPI{s.Execs}.routes(),
+		Images(s.Images).routes(),
 		eventsAPI{s.Events}.routes(),
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),
 		explainAPI{s.Containers, s.Below, s.Doctor}.routes(),
 		absentAPI{}.routes(),
-	}
-	for _, t := range s.More {
-		tables = append(tables, t.routes())
 	}
 	header := http.Header{}
 	header.Set("Api-Version", DefaultVersion)

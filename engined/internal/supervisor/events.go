@@ -38,9 +38,9 @@ type TaskEvent struct {
 
 // WatchTasks calls onReady once the subscription stands, then onEvent for each task
 // event of the namespace, in order, until ctx ends or the stream breaks (the returned
-// error). Events between two calls of WatchTasks are lost: onReady must compare the
+// error, or that of onReady). Events between two calls of WatchTasks are lost: onReady must compare the
 // caller's records with Tasks.
-func (c *Client) WatchTasks(ctx context.Context, onReady func(), onEvent func(TaskEvent)) error {
+func (c *Client) WatchTasks(ctx context.Context, onReady func() error, onEvent func(TaskEvent)) error {
 	stream, err := events.NewEventsClient(c.conn).Subscribe(c.scope(ctx), &events.SubscribeRequest{
 		Filters: []string{fmt.Sprintf(`namespace==%s,topic~="^/tasks/"`, c.namespace)},
 	})
@@ -52,7 +52,9 @@ func (c *Client) WatchTasks(ctx context.Context, onReady func(), onEvent func(Ta
 	if _, err := c.Version(ctx); err != nil {
 		return fmt.Errorf("subscribe to task events: %w", err)
 	}
-	onReady()
+	if err := onReady(); err != nil {
+		return err
+	}
 	for {
 		env, err := stream.Recv()
 		if err != nil {

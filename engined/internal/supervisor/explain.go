@@ -3,6 +3,8 @@ package supervisor
 import (
 	"context"
 
+	"github.com/containerd/errdefs"
+
 	explainv1 "strata/proto/strata/explain/v1"
 	supervisorv1 "strata/proto/strata/supervisor/v1"
 
@@ -44,4 +46,11 @@ func (c *Client) Doctor(ctx context.Context, repair bool) ([]api.Finding, error)
 		out = append(out, api.Finding{Layer: "supervisord", Code: f.Code, Subject: f.Subject, Detail: f.Detail, Remedy: f.Remedy, Repaired: f.Repaired})
 	}
 	return out, nil
+}
+
+// Ours reports whether the supervisor is one of ours, which offers more than containerd's
+// services: it follows restart policies at once, and explains itself.
+func (c *Client) Ours(ctx context.Context) bool {
+	_, err := supervisorv1.NewSupervisorClient(c.conn).Explain(c.scope(ctx), &supervisorv1.ExplainRequest{})
+	return err == nil || !errdefs.IsNotImplemented(err) && !errdefs.IsUnavailable(err)
 }

@@ -55,7 +55,10 @@ func toGRPC(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	return errgrpc.ToGRPC(err)
+	// A chain with two classes ("%w: %w") would send the second one as a detail, and its
+	// text would stand twice in what the client shows.
+	st, _ := status.FromError(errgrpc.ToGRPC(err))
+	return status.Error(st.Code(), st.Message())
 }
 
 func recoverPanic(ctx context.Context, method string, err *error) {

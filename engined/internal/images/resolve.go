@@ -29,7 +29,7 @@ var idPrefix = regexp.MustCompile(`^(sha256:)?([0-9a-f]{1,64})$`)
 
 // notFound has dockerd's words.
 func notFound(ref string) error {
-	if named, err := reference.ParseNormalizedNamed(ref); err == nil && !idPrefix.MatchString(ref) {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil { // a full id is no name
 		ref = reference.FamiliarString(reference.TagNameOnly(named))
 	}
 	return fmt.Errorf("No such image: %s: %w", ref, errdefs.ErrNotFound) //nolint:staticcheck // clients match it

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"strata/supervisord/internal/metadata"
@@ -23,10 +24,13 @@ func namespaceOf(ns *namespacesapi.Namespace) metadata.Namespace {
 	return metadata.Namespace{Name: ns.Name, Labels: ns.Labels}
 }
 
-// Get implements Namespaces.
+// Get implements Namespaces. A namespace that is not there yet has no labels: the clients
+// of containerd 1.6 (dockerd 20.10 among them) do not start if they hear NotFound.
+//
+// Source: containerd v1.7.35 metadata/namespaces.go, Labels.
 func (s *namespaceServer) Get(ctx context.Context, r *namespacesapi.GetNamespaceRequest) (*namespacesapi.GetNamespaceResponse, error) {
 	ns, err := s.store.Get(ctx, r.Name)
-	if err != nil {
+	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, err
 	}
 	return &namespacesapi.GetNamespaceResponse{Namespace: wireNamespace(ns)}, nil

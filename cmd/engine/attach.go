@@ -10,7 +10,6 @@ import (
 	"strata/pkg/cliapp"
 	"strata/pkg/client"
 	"strata/pkg/runspec"
-	"strata/pkg/term"
 )
 
 func attachCommand(s *session) cliapp.Command {
@@ -61,16 +60,27 @@ func (s *session) attach(ctx context.Context, c *cli.Context) error {
 	}
 	defer r.stop()
 	if info.Config.Tty {
-		defer s.followSize(ctx, func(ctx context.Context, h, w uint) error { return api.ContainerResize(ctx, info.ID, h, w) })()
+		resize := func(ctx context.Context, h, w uint) error { return api.ContainerResize(ctx, info.ID, h, w) }
+		s.redraw(ctx, resize)
+		defer s.followSize(ctx, resize)()
 	}
 	r.streams.begin(ctx)
-	switch err := r.streams.wait(ctx); {
-	case errors.Is(err, term.ErrDetached):
-		return err
-	case err != nil:
+	if err := r.streams.wait(ctx); err != nil {
 		return err
 	}
 	return exitStatus(ctx, r.exited)
+}
+
+// redraw makes the program inside show itself: it is told of another size, and of the true one by
+// followSize. Without it, who attaches for the second time sees an empty screen.
+func (s *session) redraw(ctx context.Context, resize func(ctx context.Context, height, width uint) error) {
+	h, w := s.terminalSize()
+	if h == 0 && w == 0 {
+		return
+	}
+	if err := resize(ctx, h+1, w+1); err != nil {
+		s.debugf("resize terminal: %v", err)
+	}
 }
 
 func attachable(st *container.State) error {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	units "github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
@@ -236,7 +237,10 @@ func (cp copying) remoteDestination(ctx context.Context) (dst string, isDir, exi
 		dst = linkTarget(dst, stat.LinkTarget)
 		stat, err = cp.api.ContainerStatPath(ctx, cp.container, dst)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errdefs.ErrUnavailable):
+		return "", false, false, err
+	case err != nil:
 		// Missing is fine: the call that copies finds out what else is wrong.
 		return dst, false, false, nil //nolint:nilerr // said above
 	}

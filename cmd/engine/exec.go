@@ -11,7 +11,6 @@ import (
 	"strata/pkg/cliapp"
 	"strata/pkg/client"
 	"strata/pkg/runspec"
-	"strata/pkg/term"
 )
 
 func execCommand(s *session) cliapp.Command {
@@ -85,10 +84,7 @@ func (s *session) execAttached(ctx context.Context, api *client.Client, execID s
 	if req.Tty {
 		defer s.followSize(ctx, func(ctx context.Context, h, w uint) error { return api.ExecResize(ctx, execID, h, w) })()
 	}
-	switch err := st.wait(ctx); {
-	case errors.Is(err, term.ErrDetached):
-		return nil
-	case err != nil:
+	if err := st.wait(ctx); err != nil {
 		return err
 	}
 	info, err := api.ExecInspect(ctx, execID)

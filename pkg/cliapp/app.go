@@ -82,7 +82,9 @@ func (a *App) Run(ctx context.Context, argv []string) int {
 		}
 		return e.Status
 	}
-	fmt.Fprintln(a.Stderr, err)
+	if !errors.Is(err, context.Canceled) { // whoever interrupted us knows
+		fmt.Fprintln(a.Stderr, err)
+	}
 	return 1
 }
 

@@ -193,7 +193,7 @@ func register(s *grpc.Server, v services) {
 	grpcapi.RegisterStreaming(s, streams)
 	grpcapi.RegisterTransfer(s, v.transfers, streams)
 	grpcapi.RegisterIntrospection(s, grpcapi.Introspection{UUID: v.uuid, Plugins: plugins(v.cfg, v.stores), Runtime: v.launcher})
-	grpcapi.RegisterVersion(s, v.cfg.Version, "")
+	grpcapi.RegisterVersion(s, v.cfg.Version, v.cfg.Version)
 	grpcapi.RegisterHealth(s)
 	grpcapi.RegisterSupervisor(s, v.tasks, explainContainer(v.stores), examineContainers(v.stores), examineIngests(v.stores))
 }

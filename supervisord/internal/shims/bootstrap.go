@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/errdefs"
@@ -133,4 +137,21 @@ func (b *Bundle) writeBootstrap(boot bootstrap) error {
 		return errors.Join(err)
 	}
 	return b.WriteFile(fileBootstrap, data)
+}
+
+// removeSocket removes the socket of a dead shim; one that somebody answers on stays.
+func (b *Bundle) removeSocket() {
+	boot, err := b.readBootstrap()
+	if err != nil {
+		return
+	}
+	path := strings.TrimPrefix(boot.Address, "unix://")
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+		return
+	}
+	if filepath.IsAbs(path) && errors.Is(err, syscall.ECONNREFUSED) {
+		_ = os.Remove(path) // it is in nobody's way: the next shim of that name replaces it
+	}
 }

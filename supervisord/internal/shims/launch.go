@@ -225,6 +225,7 @@ func (l *Launcher) Load(ctx context.Context, b *Bundle) (*Shim, error) {
 func (l *Launcher) Bury(ctx context.Context, b *Bundle) (Exit, error) {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
+	defer b.removeSocket()
 	exit := Exit{Status: 137, At: time.Now()}
 	path, err := b.ReadFile(fileBinary)
 	if err != nil {

@@ -306,6 +306,7 @@ func TestDeadShimIsToldAsExit137AndLeavesNothing(t *testing.T) {
 		exit, _ := r.service.Wait(r.ctx, "dead", "")
 		waited <- exit
 	}()
+	socket := r.socket("dead")
 	if err := syscall.Kill(r.shimPID("dead"), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +321,25 @@ func TestDeadShimIsToldAsExit137AndLeavesNothing(t *testing.T) {
 	}
 	r.within(5*time.Second, "the container's process is killed", func() bool { return syscall.Kill(pid, 0) != nil })
 	r.within(5*time.Second, "the bundle is removed", func() bool { b, _ := r.launcher.Bundles(); return len(b) == 0 })
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("socket of the dead shim: %v", err)
+	}
 	r.run("dead", "sleep", "600") // the id is free again
+}
+
+func (r *rig) socket(id string) string {
+	r.t.Helper()
+	e, err := r.service.Explain(r.ctx, id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, o := range e.Objects {
+		if o.Kind == "socket" {
+			return o.ID
+		}
+	}
+	r.t.Fatalf("no socket in %+v", e.Objects)
+	return ""
 }
 
 func (r *rig) shimPID(id string) int {

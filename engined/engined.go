@@ -93,6 +93,7 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	probes := health.New(exs, evts)
 	ctrs.Health = probes
 	about := host.New(hostConfig(cfg, id, ctrCfg), sup, ctrs, evts)
+	about.Images = func(ctx context.Context) int { return imageCount(ctx, imgs) }
 	handler := httpapi.New(httpapi.Services{
 		Containers: ctrs, Execs: exs, Networks: nets, Images: imgs, Volumes: vols, Events: evts, Host: about,
 		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Doctor: doctor{ctrs, nets}.find,

@@ -16,6 +16,7 @@ import (
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/host"
+	"strata/engined/internal/httpapi"
 	"strata/engined/internal/images"
 	"strata/engined/internal/networks"
 	"strata/engined/internal/sample"
@@ -198,7 +199,7 @@ func hostConfig(cfg Config, id string, c containers.Config) host.Config {
 	h := host.Config{
 		ID: id, DataRoot: cfg.DataRoot, Debug: cfg.Debug, Labels: cfg.Labels, Insecure: cfg.InsecureRegistries, Mirrors: cfg.RegistryMirrors,
 		LogDriver: cfg.LogDriver, Snapshotter: c.Snapshotter, Runtimes: c.Runtimes, DefaultRuntime: c.DefaultRuntime, InitPath: c.InitPath,
-		LiveRestore: cfg.LiveRestore, Cgroup: c.Cgroup,
+		LiveRestore: cfg.LiveRestore, Cgroup: c.Cgroup, APIVersion: httpapi.DefaultVersion, MinAPIVersion: httpapi.MinVersion,
 	}
 	for _, p := range cfg.DefaultAddressPools {
 		h.AddressPools = append(h.AddressPools, system.NetworkAddressPool{Base: p.Base, Size: p.Size})
@@ -228,4 +229,12 @@ func (d doctor) find(ctx context.Context, repair bool) ([]api.Finding, error) {
 		out = append(out, api.Finding{Layer: "engined", Code: "leaked-" + l.Kind, Subject: l.ID, Detail: l.Detail, Remedy: "restart the engine: it removes what belongs to no container"})
 	}
 	return out, nil
+}
+
+func imageCount(ctx context.Context, imgs *images.Service) int {
+	list, err := imgs.List(ctx, images.ListOptions{})
+	if err != nil {
+		return 0 // the supervisor is just restarting
+	}
+	return len(list)
 }

@@ -97,19 +97,8 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 		s.Health.Stopped(c)
 	}
 	e := evExited
-	switch {
-	case again:
+	if again {
 		e = evRetry
-		if !s.supervisorRestarts() {
-			s.freeTask(ctx, c.ID)
-		}
-	case d.Host.AutoRemove:
-		s.freeTask(ctx, c.ID) // the rest goes with the container
-	default:
-		var wg sync.WaitGroup
-		wg.Go(func() { s.freeTask(ctx, c.ID) })
-		wg.Go(func() { s.freeRuntime(ctx, c) })
-		wg.Wait()
 	}
 	st, err := c.advance(e, func(st *State) {
 		st.PID, st.ExitCode, st.FinishedAt, st.OOMKilled = 0, exit.Code, exit.At, info.oom
@@ -120,9 +109,18 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 	}
 	ctxlog.From(ctx).Info("container exited", ctxlog.ExitCode, exit.Code)
 	s.publish(c, "die", "exitCode", fmt.Sprint(exit.Code), "execDuration", fmt.Sprint(int64(exit.At.Sub(before.StartedAt).Seconds())))
-	if !d.Host.AutoRemove {
-		s.saveState(ctx, c.ID, st)
+	// Whoever waits may use the container's ports and name next: they are free first.
+	var wg sync.WaitGroup
+	if !again || !s.supervisorRestarts() {
+		wg.Go(func() { s.freeTask(ctx, c.ID) })
 	}
+	if !again && !d.Host.AutoRemove { // else the rest goes with the container
+		wg.Go(func() { s.freeRuntime(ctx, c) })
+	}
+	if !d.Host.AutoRemove {
+		wg.Go(func() { s.saveState(ctx, c.ID, st) })
+	}
+	wg.Wait()
 	c.notifyExit(Exit{Code: exit.Code})
 	switch {
 	case again && !s.supervisorRestarts():

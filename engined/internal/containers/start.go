@@ -109,7 +109,7 @@ func (s *Service) started(ctx context.Context, c *Container, pid, restarts int, 
 		st.HasStarted, st.Stopped, st.Restarts = true, false, restarts
 	})
 	if err != nil {
-		ctxlog.From(ctx).Error("container started out of turn", ctxlog.ContainerID, c.ID, ctxlog.Error, err)
+		ctxlog.From(ctx).Error("container started out of turn", ctxlog.Error, err)
 		return
 	}
 	s.Store.SaveStateLater(c.ID, st.stored())
@@ -117,7 +117,7 @@ func (s *Service) started(ctx context.Context, c *Container, pid, restarts int, 
 	if s.Health != nil {
 		s.Health.Started(c)
 	}
-	ctxlog.From(ctx).Info("container started", ctxlog.ContainerID, c.ID, ctxlog.PID, pid)
+	ctxlog.From(ctx).Info("container started", ctxlog.PID, pid)
 }
 
 // startFailed records why a start came to nothing and wakes who waits.
@@ -127,12 +127,12 @@ func (s *Service) startFailed(ctx context.Context, c *Container, cause error) {
 	code := exitCodeOf(cause)
 	st, err := c.advance(evFailed, func(st *State) { st.ExitCode, st.Error, st.PID = code, errorText(cause), 0 })
 	if err != nil {
-		ctxlog.From(ctx).Error("container failed out of turn", ctxlog.ContainerID, c.ID, ctxlog.Error, err)
+		ctxlog.From(ctx).Error("container failed out of turn", ctxlog.Error, err)
 	}
 	s.Store.SaveStateLater(c.ID, st.stored())
 	c.failPending(cause)
 	s.publish(c, "die", "exitCode", fmt.Sprint(code), "execDuration", "0")
-	c.notifyExit(Exit{Code: code, Error: errorText(cause)})
+	c.notifyExit(Exit{Code: code})
 	if c.Definition().Host.AutoRemove {
 		s.removeLater(c)
 	}

@@ -8,10 +8,7 @@ import (
 )
 
 // Exit is how a container ended.
-type Exit struct {
-	Code  int
-	Error string // of a start that failed
-}
+type Exit struct{ Code int }
 
 // waiter is somebody who waits for a container.
 type waiter struct {
@@ -37,7 +34,7 @@ func (s *Service) Wait(ref string, condition container.WaitCondition) (result fu
 	w := &waiter{removal: condition == container.WaitConditionRemoved, done: make(chan Exit, 1)}
 	c.mu.Lock()
 	st := *c.state.Load()
-	w.last = Exit{Code: st.ExitCode, Error: st.Error}
+	w.last = Exit{Code: st.ExitCode}
 	if condition == container.WaitConditionNotRunning && (!st.Status.Alive() || st.Status == Restarting) {
 		w.done <- w.last
 	} else {

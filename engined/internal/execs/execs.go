@@ -170,7 +170,7 @@ type StartRequest struct {
 
 // Start runs an exec and returns the connection to its streams; nil if detached. After an
 // error the exec's exit code is 126 or 127. ErrConflict if it was started already.
-func (s *Service) Start(ctx context.Context, id string, r StartRequest) (conn net.Conn, err error) {
+func (s *Service) Start(ctx context.Context, id string, r StartRequest) (_ net.Conn, err error) {
 	e, err := s.Get(id)
 	if err != nil {
 		return nil, err
@@ -196,6 +196,7 @@ func (s *Service) Start(ctx context.Context, id string, r StartRequest) (conn ne
 		return nil, fmt.Errorf("create exec: %w", err)
 	}
 	undo.Add(func() { s.free(ctx, e) })
+	var conn net.Conn
 	if !r.Detach {
 		if conn, err = containers.DialAttach(ctx, socket, r.Hello); err != nil {
 			return nil, err

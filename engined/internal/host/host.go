@@ -42,6 +42,8 @@ type Config struct {
 	Cgroup         spec.Cgroup
 	AddressPools   []system.NetworkAddressPool
 	FirewallDriver string
+	// The span of API versions, which are httpapi's to know.
+	APIVersion, MinAPIVersion string
 }
 
 // Counts tells how many containers there are. *containers.Service is the real one.
@@ -102,7 +104,7 @@ func (h *Host) Version(ctx context.Context) (*system.VersionResponse, error) {
 		Platform: system.PlatformInfo{Name: "Strata Engine"}, Version: version.Version, KernelVersion: kernelVersion(), GitCommit: commit("vcs.revision"), BuildTime: commit("vcs.time"),
 	}
 	v.Components = append(v.Components, system.ComponentVersion{Name: "Engine", Version: version.Version, Details: map[string]string{
-		"Arch": runtime.GOARCH, "Os": "linux", "KernelVersion": v.KernelVersion, "GitCommit": v.GitCommit, "GoVersion": runtime.Version(), "BuildTime": v.BuildTime, "Experimental": "false",
+		"Arch": runtime.GOARCH, "Os": "linux", "KernelVersion": v.KernelVersion, "GitCommit": v.GitCommit, "GoVersion": runtime.Version(), "BuildTime": v.BuildTime, "Experimental": "false", "ApiVersion": h.config().APIVersion, "MinAPIVersion": h.config().MinAPIVersion,
 	}})
 	sup, err := h.sup.Version(ctx)
 	if err == nil { // else it is just restarting: version answers all the same

@@ -274,11 +274,7 @@ func (a containersAPI) wait(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err // the client is gone, or the engine stops
 	}
-	out := container.WaitResponse{StatusCode: int64(exit.Code)}
-	if exit.Error != "" {
-		out.Error = &container.WaitExitError{Message: exit.Error}
-	}
-	return json.NewEncoder(w).Encode(out)
+	return json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(exit.Code)})
 }
 
 var pruneFilters = []string{"until", "label", "label!"}

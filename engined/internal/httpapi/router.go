@@ -137,7 +137,9 @@ var classes = []error{
 func message(err error) string {
 	s := err.Error()
 	for _, c := range classes {
-		s = strings.TrimSuffix(s, ": "+c.Error())
+		if errors.Is(err, c) { // a runtime's own "permission denied" is no class
+			s = strings.TrimSuffix(s, ": "+c.Error())
+		}
 	}
 	return s
 }

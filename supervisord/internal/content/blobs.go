@@ -2,6 +2,7 @@ package content
 
 import (
 	"context"
+	_ "crypto/sha512" // digests sha384 and sha512
 	"errors"
 	"fmt"
 	"maps"

@@ -1,0 +1,2 @@
+// Package contenttest is the conformance suite of content.Store.
+package contenttest

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"strata/pkg/linux/mount"
+	"strata/pkg/version"
 	"strata/shim/internal/process"
 	"strata/shim/internal/reaper"
 	"strata/shim/internal/taskapi"
@@ -85,8 +86,6 @@ func initPID(bundle string) int {
 	return pid
 }
 
-// Version is the shim's own, shown by -v and -info. The build sets it.
-var Version = "dev"
 
 // featuresType is what containerd's typeurl calls the runtime-spec's features.
 const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
@@ -106,7 +105,7 @@ func Info(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	info := &types.RuntimeInfo{Name: "io.containerd.strata.v2", Version: &types.RuntimeVersion{Version: Version}}
+	info := &types.RuntimeInfo{Name: "io.containerd.strata.v2", Version: &types.RuntimeVersion{Version: version.Version}}
 	if len(data) > 0 {
 		info.Options = &packed
 	}

@@ -1,3 +1,6 @@
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command containerd-shim-strata-v2 is the shim of the runtime io.containerd.strata.v2.
 //
 //	containerd-shim-strata-v2 -namespace NS -address A -publish-binary B -id ID [-bundle P] [-debug] start|delete
@@ -11,6 +14,7 @@ import (
 	"fmt"
 	"os"
 
+	"strata/pkg/version"
 	"strata/shim"
 )
 
@@ -33,14 +37,14 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&cfg.ContainerID, "id", "", "id of the container")
 	flags.StringVar(&cfg.Bundle, "bundle", "", "path of the bundle (default: the working directory)")
 	flags.BoolVar(&cfg.Debug, "debug", false, "log at debug level")
-	version := flags.Bool("v", false, "print the version")
+	showVersion := flags.Bool("v", false, "print the version")
 	info := flags.Bool("info", false, "read runtime options from stdin and write a RuntimeInfo")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case *version:
-		_, err := fmt.Printf("containerd-shim-strata-v2:\n  Version:  %s\n", shim.Version)
+	case *showVersion:
+		_, err := fmt.Printf("containerd-shim-strata-v2:\n  Version:  %s\n", version.Version)
 		return err
 	case *info:
 		return shim.Info(ctx, os.Stdin, os.Stdout)

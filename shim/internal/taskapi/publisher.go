@@ -2,7 +2,6 @@ package taskapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -12,9 +11,9 @@ import (
 	"github.com/containerd/containerd/api/events"
 	forward "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -170,11 +169,11 @@ func (p *Publisher) sendAll(ctx context.Context, conn *connection) {
 	}
 }
 
-// isGone reports whether the daemon is away, as opposed to there and refusing.
+// isGone reports whether the daemon is away, as opposed to there and refusing: only a
+// status comes from a daemon, everything else from the way to it.
 func isGone(err error) bool {
-	var opErr *net.OpError
-	return errors.Is(err, ttrpc.ErrClosed) || errors.As(err, &opErr) || errdefs.IsUnavailable(err) ||
-		errdefs.IsDeadlineExceeded(err) || errdefs.IsCanceled(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	st, ok := status.FromError(err)
+	return !ok || st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
 }
 
 func (p *Publisher) forward(ctx context.Context, conn *connection, e process.Event) error {
@@ -195,6 +194,7 @@ type connection struct {
 	client  *ttrpc.Client
 }
 
+// forward returns errors as they are, for isGone to tell.
 func (c *connection) forward(ctx context.Context, r *forward.ForwardRequest) error {
 	if c.client == nil {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.address)
@@ -204,11 +204,10 @@ func (c *connection) forward(ctx context.Context, r *forward.ForwardRequest) err
 		c.client = ttrpc.NewClient(conn)
 	}
 	if _, err := forward.NewTTRPCEventsClient(c.client).Forward(ctx, r); err != nil {
-		err = errgrpc.ToNative(err)
 		if isGone(err) {
 			c.close()
 		}
-		return fmt.Errorf("forward event: %w", err)
+		return err
 	}
 	return nil
 }

@@ -35,7 +35,9 @@ type Credential struct {
 }
 
 // CredentialFunc returns the credential for a registry host that sent the given
-// WWW-Authenticate values.
+// WWW-Authenticate values. host is a mirror's own name, or that of the registry in the
+// reference ("registry-1.docker.io" for docker.io), whatever address a hosts file gives it:
+// so that nobody's mirror is handed the registry's credential unasked.
 type CredentialFunc func(ctx context.Context, host string, challenges []string) (Credential, error)
 
 // authorizer answers the challenges of the hosts of one repository.
@@ -115,7 +117,7 @@ func (a *authorizer) challenged(ctx context.Context, h host, resp *http.Response
 		delete(ha.tokens, key)
 	}
 	a.mu.Unlock()
-	cred, err := a.credentials(ctx, h.base.Host, values)
+	cred, err := a.credentials(ctx, h.name, values)
 	if err != nil {
 		return false, fmt.Errorf("credentials for %s: %w", h.base.Host, err)
 	}

@@ -40,8 +40,9 @@ type host struct {
 	can    capability
 	header http.Header
 	client *http.Client
-	mirror bool // not the registry that the reference names
-	either bool // base says https, but http will do
+	mirror bool   // not the registry that the reference names
+	either bool   // base says https, but http will do
+	name   string // whose credentials it gets
 }
 
 // owns reports whether u is of the host's origin, so that it may see credentials.
@@ -129,7 +130,7 @@ func (c *Client) readHostDir(dir, name string, opts Options) ([]host, error) {
 		if err != nil {
 			return nil, err
 		}
-		h.mirror = h.base.Host != name
+		h.mirror, h.name = h.base.Host != name, h.base.Host
 		hosts = append(hosts, h)
 	}
 	last := f
@@ -139,7 +140,17 @@ func (c *Client) readHostDir(dir, name string, opts Options) ([]host, error) {
 		return append(hosts, h), err
 	}
 	h, err := c.fileHost(f.Server, last, dir)
+	h.name = ServerName(name)
 	return append(hosts, h), err
+}
+
+// ServerName returns the name of the registry behind the domain of a reference:
+// "registry-1.docker.io" for docker.io, and the domain itself for all others.
+func ServerName(domain string) string {
+	if domain == "docker.io" || domain == "index.docker.io" {
+		return dockerHub
+	}
+	return domain
 }
 
 // tableOrder returns the keys of the [host."…"] tables as the file has them: their order
@@ -195,9 +206,7 @@ func (c *Client) fileHost(server string, f hostFile, dir string) (host, error) {
 // defaultHost is the registry itself: https, or for loopback and by opts whatever of https
 // and http it speaks.
 func (c *Client) defaultHost(name string, opts Options, f hostFile, dir string) (host, error) {
-	if name == "docker.io" || name == "index.docker.io" {
-		name = dockerHub
-	}
+	name = ServerName(name)
 	can, err := capabilities(f.Capabilities)
 	if err != nil {
 		return host{}, err
@@ -210,7 +219,7 @@ func (c *Client) defaultHost(name string, opts Options, f hostFile, dir string) 
 	if err != nil {
 		return host{}, err
 	}
-	return host{base: url.URL{Scheme: scheme, Host: name, Path: "/v2"}, can: can, header: header(f.Header), client: client, either: fallback}, nil
+	return host{base: url.URL{Scheme: scheme, Host: name, Path: "/v2"}, can: can, header: header(f.Header), client: client, either: fallback, name: name}, nil
 }
 
 func capabilities(names []string) (capability, error) {

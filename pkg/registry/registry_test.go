@@ -368,6 +368,36 @@ func TestHostsFile(t *testing.T) {
 	}
 }
 
+func TestMirrorsAskForTheirOwnCredentials(t *testing.T) {
+	mirror, server := newHostile(t, false), newHostile(t, false)
+	mirror.basic, server.basic = "m:m", "s:s"
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "registry.example"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("server = %q\n[host.%q]\n", server.URL, mirror.URL)
+	if err := os.WriteFile(filepath.Join(dir, "registry.example", "hosts.toml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	r, err := New(Config{HostDir: dir}).Repository("registry.example/team/app:1", Options{Credentials: func(_ context.Context, host string, _ []string) (Credential, error) {
+		asked = append(asked, host)
+		if host == "registry.example" {
+			return Credential{Username: "s", Password: "s"}, nil
+		}
+		return Credential{}, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Resolve(t.Context()); err != nil {
+		t.Errorf("Resolve = %v", err)
+	}
+	if len(asked) != 2 || asked[0] != mirror.host() || asked[1] != "registry.example" {
+		t.Errorf("credentials were asked for %v", asked)
+	}
+}
+
 func TestLoopbackSpeaksWhateverThereIs(t *testing.T) {
 	for _, tls := range []bool{false, true} {
 		h := newHostile(t, tls)

@@ -309,6 +309,22 @@ func TestCredentialsReachTheRegistry(t *testing.T) {
 	}
 }
 
+func TestCredentialsAreForTheirRegistryOnly(t *testing.T) {
+	s := service(t, &supervisortest.Supervisor{}, Config{})
+	for host, asks := range map[string]string{"docker.io": "registry-1.docker.io", "a:1": "a:1"} {
+		opts, err := s.options(host, Auth{Username: "u", Password: "p"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := opts.Credentials(t.Context(), asks, nil); err != nil || c.Username != "u" {
+			t.Errorf("%s, asked by %s: %+v, %v", host, asks, c, err)
+		}
+		if c, err := opts.Credentials(t.Context(), "mirror:5000", nil); err != nil || c.Username != "" {
+			t.Errorf("%s, asked by a mirror: %+v, %v", host, c, err)
+		}
+	}
+}
+
 func TestEmbeddedImageIsLoadedOnDemand(t *testing.T) {
 	sup := supervisortest.Start(t, "")
 	s := service(t, sup, Config{})

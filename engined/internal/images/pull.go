@@ -133,7 +133,7 @@ func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform oci
 	told := &pullStory{out: out, ref: ref, states: map[string]layerState{}}
 	err = s.sup.Pull(ctx, supervisor.PullRequest{
 		Reference: name, Platform: platform, Snapshotter: s.cfg.Snapshotter,
-		Access: supervisor.RegistryAccess{Auth: auth.supervisor(), HostDir: dir},
+		Access: supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir},
 	}, told.step)
 	if err != nil {
 		return pullError(ref, err)
@@ -327,7 +327,7 @@ func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Pl
 	}
 	var pushed ocispec.Descriptor
 	seen := map[string]bool{}
-	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Auth: auth.supervisor(), HostDir: dir}, func(e supervisor.Progress) {
+	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}, func(e supervisor.Progress) {
 		if e.Event == "pushed content" {
 			pushed = e.Desc
 		}

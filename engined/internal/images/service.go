@@ -144,7 +144,10 @@ func (s *Service) options(host string, a Auth) (registry.Options, error) {
 	if err != nil {
 		return registry.Options{}, err
 	}
-	return registry.Options{HostDir: dir, Header: http.Header{}, Credentials: func(context.Context, string, []string) (registry.Credential, error) {
+	return registry.Options{HostDir: dir, Header: http.Header{}, Credentials: func(_ context.Context, asks string, _ []string) (registry.Credential, error) {
+		if asks != registry.ServerName(host) {
+			return registry.Credential{}, nil // a mirror
+		}
 		return a.credential(), nil
 	}}, nil
 }

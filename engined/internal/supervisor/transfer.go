@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"strata/pkg/identifiers"
+	"strata/pkg/registry"
 )
 
 // Windows of data streams, in bytes.
@@ -45,7 +46,9 @@ type RegistryAuth struct {
 
 // RegistryAccess says how to reach a registry.
 type RegistryAccess struct {
+	// Auth is for Host ("docker.io", "localhost:5000") only; its mirrors are anonymous.
 	Auth RegistryAuth
+	Host string
 	// HostDir is a directory of HOST/hosts.toml files that comes before the
 	// supervisor's own; "" for none.
 	HostDir string
@@ -257,12 +260,20 @@ func (t *transfer) resolver(a RegistryAccess) (*transfertypes.RegistryResolver, 
 		defer close(ended)
 		for {
 			var req transfertypes.AuthRequest
-			if receiveMessage(stream, &req) != nil || sendMessage(stream, a.Auth.wire()) != nil {
+			if receiveMessage(stream, &req) != nil || sendMessage(stream, a.answer(req.Host)) != nil {
 				return
 			}
 		}
 	}()
 	return r, nil
+}
+
+// answer returns the credential for a host that asks: none for mirrors.
+func (a RegistryAccess) answer(host string) *transfertypes.AuthResponse {
+	if registry.ServerName(host) != registry.ServerName(a.Host) {
+		return &transfertypes.AuthResponse{AuthType: transfertypes.AuthType_NONE}
+	}
+	return a.Auth.wire()
 }
 
 func (a RegistryAuth) wire() *transfertypes.AuthResponse {

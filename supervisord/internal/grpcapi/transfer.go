@@ -227,7 +227,7 @@ func (t *transferServer) load(ctx context.Context, src *transfertypes.ImageImpor
 	}
 	defer st.close()
 	req := transfer.ImportRequest{
-		Name: dst.Name, Labels: dst.Labels, Platforms: platformsFromProto(dst.Platforms), Unpacks: unpacksFromProto(dst.Unpacks),
+		Name: dst.Name, Labels: dst.Labels, Unpacks: unpacksFromProto(dst.Unpacks),
 	}
 	for _, r := range dst.ExtraReferences {
 		req.Rules = append(req.Rules, transfer.NameRule{Name: r.Name, Prefix: r.IsPrefix, AddDigest: r.AddDigest, SkipNamed: r.SkipNamedDigest})

@@ -29,11 +29,10 @@ type NameRule struct {
 
 // ImportRequest says what to do with an archive.
 type ImportRequest struct {
-	Name      string // for the image of an archive of one; "" takes the archive's names
-	Rules     []NameRule
-	Labels    map[string]string
-	Platforms []ocispec.Platform // to unpack for
-	Unpacks   []Unpack
+	Name    string // for the image of an archive of one; "" takes the archive's names
+	Rules   []NameRule
+	Labels  map[string]string
+	Unpacks []Unpack
 }
 
 // Import stores the images of an archive, unpacks and names them. No name appears before

@@ -3,7 +3,7 @@ package supervisor
 import (
 	"testing"
 
-	"github.com/containerd/containerd/api/types/transfer"
+	transfertypes "github.com/containerd/containerd/api/types/transfer"
 )
 
 func TestCredentialsAnswerTheirRegistryOnly(t *testing.T) {
@@ -11,14 +11,14 @@ func TestCredentialsAnswerTheirRegistryOnly(t *testing.T) {
 	for _, tt := range []struct {
 		access RegistryAccess
 		asks   string
-		want   transfer.AuthType
+		want   transfertypes.AuthType
 	}{
-		{RegistryAccess{Auth: login, Host: "docker.io"}, "registry-1.docker.io", transfer.AuthType_CREDENTIALS},
-		{RegistryAccess{Auth: login, Host: "docker.io"}, "mirror.example", transfer.AuthType_NONE},
-		{RegistryAccess{Auth: login, Host: "a:5000"}, "a:5000", transfer.AuthType_CREDENTIALS},
-		{RegistryAccess{Auth: login, Host: "a:5000"}, "a:5001", transfer.AuthType_NONE},
-		{RegistryAccess{Auth: RegistryAuth{IdentityToken: "t"}, Host: "a"}, "a", transfer.AuthType_REFRESH},
-		{RegistryAccess{Auth: RegistryAuth{Header: "Bearer t"}, Host: "a"}, "a", transfer.AuthType_HEADER},
+		{RegistryAccess{Auth: login, Host: "docker.io"}, "registry-1.docker.io", transfertypes.AuthType_CREDENTIALS},
+		{RegistryAccess{Auth: login, Host: "docker.io"}, "mirror.example", transfertypes.AuthType_NONE},
+		{RegistryAccess{Auth: login, Host: "a:5000"}, "a:5000", transfertypes.AuthType_CREDENTIALS},
+		{RegistryAccess{Auth: login, Host: "a:5000"}, "a:5001", transfertypes.AuthType_NONE},
+		{RegistryAccess{Auth: RegistryAuth{IdentityToken: "t"}, Host: "a"}, "a", transfertypes.AuthType_REFRESH},
+		{RegistryAccess{Auth: RegistryAuth{Header: "Bearer t"}, Host: "a"}, "a", transfertypes.AuthType_HEADER},
 	} {
 		if got := tt.access.answer(tt.asks).AuthType; got != tt.want {
 			t.Errorf("%s asks for credentials of %s: %v, want %v", tt.asks, tt.access.Host, got, tt.want)

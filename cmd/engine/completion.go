@@ -16,7 +16,7 @@ import (
 const (
 	bashCompletion = `_engine() {
     local IFS=$'\n'
-    COMPREPLY=($(engine __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    COMPREPLY=($(engine __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
     if [ ${#COMPREPLY[@]} -eq 0 ]; then
         compopt -o default
     elif [[ ${COMPREPLY[0]} == *= ]]; then
@@ -28,7 +28,7 @@ complete -F _engine engine
 	zshCompletion = `#compdef engine
 _engine() {
     local -a found
-    found=("${(@f)$(engine __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@f)$(engine __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     if [[ -z "$found" ]]; then
         _files
     else
@@ -39,7 +39,7 @@ compdef _engine engine
 `
 	fishCompletion = `function __engine_complete
     set -l words (commandline -opc) (commandline -ct)
-    engine __complete -- $words[2..-1] 2>/dev/null
+    engine __complete $words[2..-1] 2>/dev/null
 end
 complete -c engine -f -a '(__engine_complete)'
 `
@@ -75,7 +75,7 @@ func completionHint(shell string) string {
 // completeCommand prints the candidates for the last of its arguments.
 func completeCommand(s *session) cliapp.Command {
 	return cliapp.Command{
-		Name: "__complete", Args: "-- WORD...", Max: -1, Hidden: true, StopAtArg: true, Short: "Print candidates for a completion",
+		Name: "__complete", Args: "WORD...", Max: -1, Hidden: true, RawArgs: true, Short: "Print candidates for a completion",
 		Action: func(ctx context.Context, c *cli.Context) error {
 			app := newApp(s)
 			for _, word := range app.Complete(c.Args().Slice(), func(path []string, position int) []string { return s.names(ctx, path, position) }) {

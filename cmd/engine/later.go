@@ -11,7 +11,7 @@ import (
 // laterCommand is a verb that docker has and engine does not have yet. It says so, and what to do instead.
 func laterCommand(name, short, section, remedy string) cliapp.Command {
 	return cliapp.Command{
-		Name: name, Args: "...", Max: -1, StopAtArg: true, Short: short, Section: section, Hidden: section == "",
+		Name: name, Args: "...", Max: -1, RawArgs: true, Short: short, Section: section, Hidden: section == "",
 		Action: func(context.Context, *cli.Context) error {
 			return cliapp.Exit(cliapp.StatusUsage, "engine %s: not implemented\n%s", name, remedy)
 		},

@@ -57,7 +57,7 @@ func (i *interrupts) received() int {
 func (i *interrupts) release() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.released {
+	if i.ch != nil && !i.released {
 		i.released = true
 		signal.Stop(i.ch)
 		close(i.ch)

@@ -136,6 +136,11 @@ func (a *App) read(argv []string) (call, error) {
 		}
 		c.command, c.path, rest = *sub, c.path+" "+rest[0], rest[1:]
 	}
+	if c.command.RawArgs {
+		c.args = rest
+		c.help = len(rest) == 1 && rest[0] == "--help"
+		return c, nil
+	}
 	c.parsed, err = normalise(c.command.Flags, rest, c.command.StopAtArg)
 	if err != nil {
 		return c, &usageError{status: StatusUsage, message: err.Error(), command: c.path, usage: c.path + " " + c.command.Args}

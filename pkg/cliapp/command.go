@@ -33,6 +33,8 @@ type Command struct {
 	Max int
 	// StopAtArg ends the flags at the first argument, so that what follows belongs to another program.
 	StopAtArg bool
+	// RawArgs leaves everything after the name to the command, flags too.
+	RawArgs bool
 
 	Flags    []Flag
 	Commands []Command

@@ -337,10 +337,14 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 		// The table is put right by the next change of it; the container goes.
 		ctxlog.From(ctx).Warn("published ports were not withdrawn", ctxlog.ContainerID, containerID, ctxlog.Error, err)
 	}
-	// With the name, the netns is gone for us; the kernel deletes it and both ends of its
-	// pairs in the background, many at a time, which costs less than deleting each.
 	if err := netns.Delete(m.cfg.netnsPath(containerID)); err != nil {
 		return fmt.Errorf("leave network: %w", err)
+	}
+	for _, e := range sb.endpoints {
+		select {
+		case m.garbage <- e.HostVeth: // deleted in the background
+		default:
+		}
 	}
 	m.view.Delete(containerID)
 	m.release(containerID, sb)

@@ -34,8 +34,9 @@ type Manager struct {
 	firewall *firewall.Firewall // nil if the firewall is not ours to manage
 	ledger   *ports.Ledger
 	locks    keyedMutex
-	view     sync.Map // containerID → Sandbox, for readers without a lock
-	names    chan struct{}
+	view     sync.Map      // containerID → Sandbox, for readers without a lock
+	names    chan struct{} // wakes keepNames
+	garbage  chan string   // interfaces of containers that left, for sweep
 
 	mu        sync.Mutex
 	networks  map[string]*network // by id
@@ -77,7 +78,8 @@ func New(ctx context.Context, db *bolt.DB, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		cfg: cfg, instance: instance, records: records, host: host, ledger: ports.New(), names: make(chan struct{}, 1), // buffered: one wake-up covers all changes before it
+		cfg: cfg, instance: instance, records: records, host: host, ledger: ports.New(ports.Loopback6(bridge.Filtered(true))), names: make(chan struct{}, 1), // buffered: one wake-up covers all changes before it
+		garbage:  make(chan string, 1024), // buffered: what does not fit is left to the kernel
 		networks: map[string]*network{}, sandboxes: map[string]*sandbox{},
 	}
 	if err := m.open(ctx); err != nil {
@@ -113,7 +115,7 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 	if !m.cfg.IPTables {
 		return nil
 	}
-	m.firewall = firewall.New(firewall.Config{Table: m.cfg.FirewallTable, GuardForward: m.guardForward()})
+	m.firewall = firewall.New(firewall.Config{Table: m.cfg.FirewallTable, GuardForward: m.guardForward(), SkipLoopback6: bridge.Filtered(true)})
 	var want firewall.Change
 	for _, n := range m.sorted() {
 		if n.Driver == DriverBridge && !n.ConfigOnly {
@@ -151,11 +153,28 @@ func (m *Manager) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { m.keepNames(ctx) })
+	wg.Go(func() { m.sweep(ctx) })
 	if m.firewall == nil {
 		<-ctx.Done()
 		return nil
 	}
 	return m.firewall.Watch(ctx)
+}
+
+// sweep deletes the interfaces of containers that left, until ctx is done. The kernel would
+// do it with the netns, but not before every socket inside is gone, and until then the
+// bridge may send packets for a reused address there.
+func (m *Manager) sweep(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case veth := <-m.garbage:
+			if err := m.host.Unplug(veth); veth != "" && err != nil {
+				ctxlog.From(ctx).Warn("interface of a container that left was not deleted", ctxlog.Name, veth, ctxlog.Error, err)
+			}
+		}
+	}
 }
 
 // load reads the definitions.
@@ -239,7 +258,7 @@ func (m *Manager) publish(n Network, action string, attributes map[string]string
 	m.cfg.Events.Publish(events.Event{Type: "network", Action: action, ActorID: n.ID, Attributes: a})
 }
 
-func (c Config) netnsDir() string { return filepath.Join(c.ExecRoot, "netns") }
+func (c Config) netnsDir() string                    { return filepath.Join(c.ExecRoot, "netns") }
 func (c Config) netnsPath(containerID string) string { return filepath.Join(c.netnsDir(), containerID) }
 
 func (c Config) sandboxDir() string { return filepath.Join(c.ExecRoot, "sandboxes") }

@@ -119,6 +119,9 @@ func (n *network) rules() firewall.Network {
 		Masquerade4: masquerade && nat4, Masquerade6: masquerade && nat6 && n.EnableIPv6,
 		Mode4: n.options.mode4, Mode6: n.options.mode6,
 	}
+	for _, p := range n.IPAM.Pools {
+		f.Subnets = append(f.Subnets, p.Subnet)
+	}
 	if f.Masquerade4 {
 		f.SNAT4 = n.options.host4
 	}

@@ -116,20 +116,42 @@ func (c *Conn) Do(requests ...Request) error {
 
 // Index returns the index of the interface called name.
 func (c *Conn) Index(name string) (int, error) {
+	index := 0
+	err := c.link(name, func(info *nl.IfInfomsg, _ []byte) { index = int(info.Index) })
+	return index, err
+}
+
+// Operational reports whether the interface called name has a carrier, as far as the kernel
+// has told everybody about it: a bridge forwards to its port from then on. Source: RFC 2863,
+// ifOperStatus; kernel Documentation/networking/operstates.rst.
+func (c *Conn) Operational(name string) (bool, error) {
+	const up = 6 // IF_OPER_UP
+	state := byte(0)
+	err := c.link(name, func(_ *nl.IfInfomsg, attrs []byte) {
+		list, err := nl.ParseRouteAttr(attrs)
+		if err != nil {
+			return
+		}
+		for _, a := range list {
+			if a.Attr.Type == unix.IFLA_OPERSTATE && len(a.Value) > 0 {
+				state = a.Value[0]
+			}
+		}
+	})
+	return state == up, err
+}
+
+// link reads what the kernel says of the interface called name.
+func (c *Conn) link(name string, take func(info *nl.IfInfomsg, attrs []byte)) error {
 	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	index := 0
-	req := Request{Name: fmt.Sprintf("find interface %q", name), NetlinkRequest: r, answer: func(body []byte) {
+	return c.Do(Request{Name: fmt.Sprintf("find interface %q", name), NetlinkRequest: r, answer: func(body []byte) {
 		if len(body) >= unix.SizeofIfInfomsg {
-			index = int(nl.DeserializeIfInfomsg(body).Index)
+			take(nl.DeserializeIfInfomsg(body), body[unix.SizeofIfInfomsg:])
 		}
-	}}
-	if err := c.Do(req); err != nil {
-		return 0, err
-	}
-	return index, nil
+	}})
 }
 
 // result reads an NLMSG_ERROR message.
@@ -174,6 +196,18 @@ func LinkUp(index int) Request {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	r.AddData(info)
 	return Request{Name: fmt.Sprintf("set interface %d up", index), NetlinkRequest: r}
+}
+
+// SetMAC sets the hardware address of an interface. With arp_notify and ndisc_notify the
+// kernel then announces the interface's addresses, also if the address is the same as before
+// (inetdev_event and ndisc_netdev_event, NETDEV_CHANGEADDR).
+func SetMAC(index int, mac net.HardwareAddr) Request {
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = int32(index)
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	r.AddData(info)
+	r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+	return Request{Name: fmt.Sprintf("set MAC address %s", mac), NetlinkRequest: r}
 }
 
 // Veth describes a pair of interfaces, one of which is born in another netns.
@@ -223,6 +257,60 @@ func AddVeth(v Veth) Request {
 	r.AddData(link)
 	return Request{Name: fmt.Sprintf("add veth pair %q", v.Name), NetlinkRequest: r}
 }
+
+// BridgePort is how a bridge treats one of its ports.
+type BridgePort struct {
+	Name string
+	// Hairpin lets frames leave through the port that they came from.
+	Hairpin bool
+	// Isolated ports exchange frames with ports that are not, never with each other. Linux
+	// 4.18, commit 7d850abd5f4e ("net: bridge: add support for port isolation").
+	Isolated bool
+}
+
+// SetBridgePort sets the flags of a port, found by its name, and then sets it up.
+func SetBridgePort(p BridgePort) Request {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Flags, info.Change = unix.IFF_UP, unix.IFF_UP
+	r.AddData(info)
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
+	link := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	link.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
+	data := link.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BRPORT_MODE, flag(p.Hairpin))
+	data.AddRtAttr(brportIsolated, flag(p.Isolated))
+	r.AddData(link)
+	return Request{Name: fmt.Sprintf("set bridge port %q", p.Name), NetlinkRequest: r}
+}
+
+// brportIsolated is IFLA_BRPORT_ISOLATED, include/uapi/linux/if_link.h.
+const brportIsolated = 33
+
+func flag(on bool) []byte {
+	if on {
+		return []byte{1}
+	}
+	return []byte{0}
+}
+
+// LoopbackVia lets packets for ::1 be delivered that come in through the interface: answers
+// whose translation back to ::1 connection tracking has just done. (What arrives with ::1 as
+// its destination is dropped before that: ip6_rcv_core.) The kernel looks for the route of
+// a loopback address on the very interface: ip6_route_input_lookup, rt6_need_strict.
+func LoopbackVia(index int) Request {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m := defaultRoute(unix.AF_INET6)
+	m.Dst_len, m.Table, m.Type = 128, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
+	r.AddData(m)
+	r.AddData(nl.NewRtAttr(unix.RTA_DST, net.IPv6loopback))
+	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+	r.AddData(nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(lastPriority))) // the host's own goes first
+	return Request{Name: fmt.Sprintf("add local route to ::1 on interface %d", index), NetlinkRequest: r, Ignore: []unix.Errno{unix.EEXIST}}
+}
+
+// lastPriority is the metric of routes that yield to all others.
+const lastPriority = 4096
 
 // AddAddress gives an interface an address. IPv6 addresses are used at once, without
 // duplicate address detection: whoever calls this knows that they are unique.

@@ -81,7 +81,11 @@ func (h *Host) Ensure(s Spec) (index int, made bool, err error) {
 	if err := h.address(link, s.Addresses); err != nil {
 		return 0, made, err
 	}
-	if err := h.rt.Do(rtnl.LinkUp(index)); err != nil {
+	requests := []rtnl.Request{rtnl.LinkUp(index)}
+	if ipv6 {
+		requests = append(requests, rtnl.LoopbackVia(index)) // for ports published on ::1
+	}
+	if err := h.rt.Do(requests...); err != nil {
 		return 0, made, fmt.Errorf("bridge %q: %w", s.Name, err)
 	}
 	return index, made, nil

@@ -2,10 +2,10 @@ package bridge
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -76,40 +76,32 @@ type Port struct {
 
 // Plug makes the pair, and the container's end ready: two system calls and a look-up.
 func (h *Host) Plug(in *Inside, p Port) error {
-	// An isolated port is not up before it is isolated.
-	pair := rtnl.Veth{Name: p.HostName, Master: p.Bridge, Up: !p.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC}
-	if err := h.rt.Do(rtnl.AddVeth(pair)); err != nil {
+	flags := rtnl.BridgePort{Name: p.HostName, Isolated: p.Isolated}
+	if Filtered(false) && Filtered(true) {
+		// Then a published port's packets are translated inside the bridge and leave
+		// through its ports, perhaps through the one that they came from; and our table sees
+		// and drops what neighbours must not exchange, so that isolation is not needed, and
+		// would stop the translated ones.
+		flags.Hairpin, flags.Isolated = true, false
+	}
+	batch := []rtnl.Request{rtnl.AddVeth(rtnl.Veth{
+		Name: p.HostName, Master: p.Bridge, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
+	})}
+	if flags.Hairpin || flags.Isolated { // isolated ports are not up before they are isolated
+		batch = append(batch, rtnl.SetBridgePort(flags))
+	}
+	if err := h.rt.Do(batch...); err != nil {
 		return err
 	}
-	err := h.isolate(p)
-	if err == nil {
-		err = in.configure(p)
-	}
-	if err != nil {
+	if err := h.bringUp(in, p); err != nil {
 		return errors.Join(err, h.Unplug(p.HostName))
 	}
 	return nil
 }
 
-func (h *Host) isolate(p Port) error {
-	if !p.Isolated {
-		return nil
-	}
-	link, err := h.find(p.HostName)
-	if err != nil {
-		return err
-	}
-	// Linux 4.18, commit 7d850abd5f4e ("net: bridge: add support for port isolation").
-	if err := h.handle.LinkSetIsolated(link, true); err != nil {
-		return fmt.Errorf("isolate bridge port %q: %w", p.HostName, err)
-	}
-	return h.rt.Do(rtnl.LinkUp(link.Attrs().Index))
-}
-
-// configure gives the container's end its addresses, and sets it up after that: with
-// arp_notify the kernel then announces them, which mends the caches of neighbours that knew
-// another owner.
-func (in *Inside) configure(p Port) error {
+// bringUp gives the container's end its addresses, and announces them once the bridge
+// forwards: that mends the caches of the bridge and of neighbours that knew another owner.
+func (h *Host) bringUp(in *Inside, p Port) error {
 	index, err := in.rt.Index(p.Name)
 	if err != nil {
 		return err
@@ -118,7 +110,29 @@ func (in *Inside) configure(p Port) error {
 	for _, a := range p.Addresses {
 		batch = append(batch, rtnl.AddAddress(index, a))
 	}
-	return in.rt.Do(append(batch, rtnl.LinkUp(index))...)
+	if err := in.rt.Do(append(batch, rtnl.LinkUp(index))...); err != nil {
+		return err
+	}
+	if err := h.awaitCarrier(p.HostName); err != nil {
+		return err
+	}
+	return in.rt.Do(rtnl.SetMAC(index, p.MAC))
+}
+
+// carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge's
+// port on a moment after its carrier: packets before that would be lost. It needs a lock
+// that interfaces being deleted hold for long; then the container starts without.
+const carrierPatience = 20 * time.Millisecond
+
+func (h *Host) awaitCarrier(hostName string) error {
+	deadline := time.Now().Add(carrierPatience)
+	for pause := 50 * time.Microsecond; ; pause *= 2 {
+		up, err := h.rt.Operational(hostName)
+		if err != nil || up || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // Unplug deletes a pair by the name of its near end. It is no error if there is none.

@@ -134,3 +134,14 @@ func PrepareIPv6(name string, on bool) error {
 	}
 	return err
 }
+
+// Filtered reports whether br_netfilter passes bridged packets of a family through the hooks
+// of IP, as Docker and Kubernetes want it.
+func Filtered(ipv6 bool) bool {
+	key := "bridge/bridge-nf-call-iptables"
+	if ipv6 {
+		key = "bridge/bridge-nf-call-ip6tables"
+	}
+	data, err := os.ReadFile(filepath.Join(sysctlRoot, key))
+	return err == nil && strings.TrimSpace(string(data)) == "1"
+}

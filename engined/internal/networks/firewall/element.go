@@ -22,6 +22,7 @@ const (
 // Network is what the table has to know of one bridge.
 type Network struct {
 	Bridge       string
+	Subnets      []netip.Prefix
 	Internal     bool
 	ICC          bool // its containers may talk to each other
 	Masquerade4  bool
@@ -51,6 +52,7 @@ type element struct {
 	set      string
 	key, val string // bytes, as strings so that elements can be compared
 	text     string
+	end      string // of a range that begins with key
 }
 
 // protocols are the numbers of the protocols that have ports.
@@ -81,14 +83,17 @@ func (n Network) elements() []element {
 			out = append(out, element{set: set, key: name, text: quoted})
 		}
 	}
-	two := func(set string, wanted bool) {
-		if wanted {
-			out = append(out, element{set: set, key: name + name, text: quoted + " . " + quoted})
-		}
-	}
 	one("bridges", true)
-	two("icc", n.ICC)
-	two("hairpin", true)
+	if n.ICC {
+		out = append(out, element{set: "icc", key: name + name, text: quoted + " . " + quoted})
+	}
+	for _, p := range n.Subnets {
+		set := "hairpin4"
+		if p.Addr().Is6() {
+			set = "hairpin6"
+		}
+		out = append(out, element{set: set, key: name + string(p.Addr().AsSlice()), end: name + string(lastOf(p)), text: quoted + " . " + p.String()})
+	}
 	one("internal", n.Internal)
 	one("routed4", n.Mode4 == Routed)
 	one("routed6", n.Mode6 == Routed)
@@ -97,10 +102,10 @@ func (n Network) elements() []element {
 	one("masq4", n.Masquerade4)
 	one("masq6", n.Masquerade6)
 	if n.SNAT4.Is4() {
-		out = append(out, element{"snat4", name, string(n.SNAT4.AsSlice()), quoted + " : " + n.SNAT4.String()})
+		out = append(out, element{set: "snat4", key: name, val: string(n.SNAT4.AsSlice()), text: quoted + " : " + n.SNAT4.String()})
 	}
 	if n.SNAT6.Is6() {
-		out = append(out, element{"snat6", name, string(n.SNAT6.AsSlice()), quoted + " : " + n.SNAT6.String()})
+		out = append(out, element{set: "snat6", key: name, val: string(n.SNAT6.AsSlice()), text: quoted + " : " + n.SNAT6.String()})
 	}
 	return out
 }
@@ -137,10 +142,19 @@ func (p Port) element() (element, error) {
 		add([]byte{number}, p.Proto)
 		add(port(p.HostPort), fmt.Sprint(p.HostPort))
 		k, w := join()
-		return element{"pubaddr" + family, k, target, w + " : " + to}, nil
+		return element{set: "pubaddr" + family, key: k, val: target, text: w + " : " + to}, nil
 	}
 	add([]byte{number}, p.Proto)
 	add(port(p.HostPort), fmt.Sprint(p.HostPort))
 	k, w := join()
-	return element{"pub" + family, k, target, w + " : " + to}, nil
+	return element{set: "pub" + family, key: k, val: target, text: w + " : " + to}, nil
+}
+
+// lastOf returns the last address of a prefix.
+func lastOf(p netip.Prefix) []byte {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return b
 }

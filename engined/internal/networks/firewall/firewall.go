@@ -27,6 +27,8 @@ type Config struct {
 	Table string // its name; the family is inet
 	// GuardForward drops what is forwarded between interfaces that are not ours.
 	GuardForward bool
+	// SkipLoopback6 leaves packets of the host to ::1 alone.
+	SkipLoopback6 bool
 }
 
 // Firewall is our table: the wanted state, and the kernel's. It is safe for concurrent
@@ -130,7 +132,7 @@ func (f *Firewall) applyLocked(elements []element, do func(*nftables.Conn, *nfta
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: f.cfg.Table}
 	for _, s := range sets {
-		kernel := nftables.Set{Table: table, Name: s.name, IsMap: s.data != nil}
+		kernel := nftables.Set{Table: table, Name: s.name, IsMap: s.data != nil, Interval: s.interval}
 		if err := inChunks(elements, s.name, func(es []nftables.SetElement) error { return do(conn, &kernel, es) }); err != nil {
 			return err
 		}
@@ -145,7 +147,7 @@ func inChunks(elements []element, set string, do func([]nftables.SetElement) err
 		if e.set != set {
 			continue
 		}
-		batch = append(batch, nftables.SetElement{Key: []byte(e.key), Val: []byte(e.val)})
+		batch = append(batch, nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end), Val: []byte(e.val)})
 		if len(batch) == chunk {
 			if err := do(batch); err != nil {
 				return err
@@ -191,7 +193,7 @@ func (f *Firewall) Restore(context.Context) error {
 			return fmt.Errorf("fill set %q: %w", s.name, err)
 		}
 	}
-	for _, c := range skeleton(f.cfg.GuardForward) {
+	for _, c := range skeleton(f.cfg) {
 		kernel := conn.AddChain(&nftables.Chain{Table: table, Name: c.name, Type: c.kind, Hooknum: c.hook, Priority: c.prio})
 		for _, r := range c.rules {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: kernel, Exprs: r.exprs(ids)})
@@ -277,7 +279,7 @@ func (f *Firewall) flushLocked(conn *nftables.Conn) error {
 }
 
 func (s set) kernel(t *nftables.Table) (*nftables.Set, error) {
-	out := &nftables.Set{Table: t, Name: s.name, IsMap: s.data != nil, Concatenation: len(s.key) > 1}
+	out := &nftables.Set{Table: t, Name: s.name, IsMap: s.data != nil, Interval: s.interval, Concatenation: len(s.key) > 1}
 	if len(s.key) == 1 && s.key[0] == nftables.TypeIFName {
 		out.KeyByteOrder = binaryutil.NativeEndian // a hint to nft(8), which prints "" without it
 	}
@@ -313,13 +315,16 @@ func (f *Firewall) Text() string {
 			kind = "map"
 		}
 		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n", kind, s.name, s.text)
+		if s.interval {
+			b.WriteString("\t\tflags interval\n")
+		}
 		if es := bySet[s.name]; len(es) > 0 {
 			slices.Sort(es)
 			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(es, ",\n\t\t\t     "))
 		}
 		b.WriteString("\t}\n\n")
 	}
-	for i, c := range skeleton(f.cfg.GuardForward) {
+	for i, c := range skeleton(f.cfg) {
 		if i > 0 {
 			b.WriteString("\n")
 		}

@@ -27,13 +27,16 @@ type set struct {
 	key  []nftables.SetDatatype
 	data []nftables.SetDatatype
 	text string // its type, as nft(8) prints it
+
+	interval bool // elements are ranges
 }
 
 // The sets. An element is all that a network or a port adds to the table.
 var sets = []set{
 	{name: "bridges", key: ifname(1), text: "type ifname"},
 	{name: "icc", key: ifname(2), text: "type ifname . ifname"},
-	{name: "hairpin", key: ifname(2), text: "type ifname . ifname"},
+	{name: "hairpin4", key: types(nftables.TypeIFName, nftables.TypeIPAddr), interval: true, text: "type ifname . ipv4_addr"},
+	{name: "hairpin6", key: types(nftables.TypeIFName, nftables.TypeIP6Addr), interval: true, text: "type ifname . ipv6_addr"},
 	{name: "internal", key: ifname(1), text: "type ifname"},
 	{name: "unprotected4", key: ifname(1), text: "type ifname"},
 	{name: "unprotected6", key: ifname(1), text: "type ifname"},
@@ -79,9 +82,12 @@ type term struct {
 
 type rule []term
 
-// skeleton returns the chains. guardForward drops what is forwarded between interfaces
-// that are not ours: wanted where only we made the host a router.
-func skeleton(guardForward bool) []chain {
+// skeleton returns the chains.
+func skeleton(cfg Config) []chain {
+	output := []rule{{toHost, jump("publish")}}
+	if cfg.SkipLoopback6 {
+		output = append([]rule{{loopback6("daddr", 24), verdict("return", expr.VerdictReturn)}}, output...)
+	}
 	publish := []rule{
 		{ipv4, dnat4("ip daddr . meta l4proto . th dport", "pubaddr4", daddr4, l4proto, dport)},
 		{ipv4, dnat4("meta l4proto . th dport", "pub4", l4proto, dport)},
@@ -102,7 +108,7 @@ func skeleton(guardForward bool) []chain {
 		{ipv6, oif("unprotected6"), accept},
 		{oif("bridges"), drop},
 	}
-	if guardForward {
+	if cfg.GuardForward {
 		forward = append(forward, rule{notIn("iifname", expr.MetaKeyIIFNAME, "bridges"), drop})
 	}
 	outward := notIn("oifname", expr.MetaKeyOIFNAME, "bridges")
@@ -113,12 +119,15 @@ func skeleton(guardForward bool) []chain {
 		}},
 		{name: "publish", rules: publish},
 		{name: "prerouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPrerouting, prio: nftables.ChainPriorityNATDest, text: "type nat hook prerouting priority dstnat; policy accept;", rules: []rule{{toHost, jump("publish")}}},
-		{name: "output", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookOutput, prio: nftables.ChainPriorityNATDest, text: "type nat hook output priority -100; policy accept;", rules: []rule{{toHost, jump("publish")}}},
+		{name: "output", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookOutput, prio: nftables.ChainPriorityNATDest, text: "type nat hook output priority -100; policy accept;", rules: output},
 		{name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, prio: nftables.ChainPriorityFilter, text: "type filter hook forward priority filter; policy accept;", rules: forward},
 		{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, prio: nftables.ChainPriorityNATSource, text: "type nat hook postrouting priority srcnat; policy accept;", rules: []rule{
-			{pair("hairpin"), dnatted, masquerade},
+			// The answer of a neighbour on one bridge must come back to us. (Not by iifname:
+			// br_netfilter shows none here.)
+			{ipv4, in("oifname . ip saddr", "hairpin4", oifname, saddr4), dnatted, masquerade},
+			{ipv6, in("oifname . ip6 saddr", "hairpin6", oifname, saddr6), dnatted, masquerade},
 			{loopbackAddr("saddr", 12), oif("bridges"), masquerade},
-			{loopbackAddr6, oif("bridges"), masquerade},
+			{loopback6("saddr", 8), oif("bridges"), masquerade},
 			{ipv4, outward, snat("ip", "snat4", protoIPv4)},
 			{ipv6, outward, snat("ip6", "snat6", protoIPv6)},
 			{ipv4, iif("masq4"), outward, masquerade},
@@ -137,6 +146,8 @@ var (
 	l4proto = load{1, func(r uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r} }}
 	dport   = load{1, payload(expr.PayloadBaseTransportHeader, 2, 2)}
 	daddr4  = load{1, payload(expr.PayloadBaseNetworkHeader, 16, 4)}
+	saddr4  = load{1, payload(expr.PayloadBaseNetworkHeader, 12, 4)}
+	saddr6  = load{4, payload(expr.PayloadBaseNetworkHeader, 8, 16)}
 	daddr6  = load{4, payload(expr.PayloadBaseNetworkHeader, 24, 16)}
 	iifname = load{4, func(r uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: r} }}
 	oifname = load{4, func(r uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: r} }}
@@ -206,13 +217,21 @@ var (
 	toHost      = term{"fib daddr type local", []expr.Any{
 		&expr.Fib{Register: firstRegister, FlagDADDR: true, ResultADDRTYPE: true}, cmp(expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(routeLocal)),
 	}}
-	notLoopback   = term{`iifname != "lo"`, []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister}, cmp(expr.CmpOpNeq, interfaceName("lo"))}}
-	loopbackAddr6 = term{"ip6 saddr ::1", append(ipv6.exprs[:2:2],
-		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16}, cmp(expr.CmpOpEq, append(make([]byte, 15), 1)))}
-	accept     = term{"accept", []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}}
-	drop       = term{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}}
-	masquerade = term{"masquerade", []expr.Any{&expr.Masq{}}}
+	notLoopback = term{`iifname != "lo"`, []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister}, cmp(expr.CmpOpNeq, interfaceName("lo"))}}
+	accept      = verdict("accept", expr.VerdictAccept)
+	drop        = verdict("drop", expr.VerdictDrop)
+	masquerade  = term{"masquerade", []expr.Any{&expr.Masq{}}}
 )
+
+// loopback6 matches ::1 at an offset of the IPv6 header.
+func loopback6(which string, offset uint32) term {
+	return term{"ip6 " + which + " ::1", append(ipv6.exprs[:2:2],
+		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 16}, cmp(expr.CmpOpEq, append(make([]byte, 15), 1)))}
+}
+
+func verdict(text string, kind expr.VerdictKind) term {
+	return term{text, []expr.Any{&expr.Verdict{Kind: kind}}}
+}
 
 func jump(to string) term {
 	return term{"jump " + to, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: to}}}

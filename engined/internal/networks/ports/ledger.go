@@ -48,6 +48,7 @@ type Lease struct {
 // Ledger knows all published ports of the engine. It is safe for concurrent use.
 type Ledger struct {
 	low, high uint16
+	loopback6 bool
 
 	mu     sync.Mutex
 	leases map[key][]*Lease
@@ -61,9 +62,19 @@ type key struct {
 	port  uint16
 }
 
+// Loopback6 says who serves TCP ports on ::1.
+type Loopback6 bool
+
+// The kernel translates ::1 too, unless br_netfilter undoes the translation of answers where
+// the kernel then refuses them.
+const (
+	ByKernel Loopback6 = false
+	ByRelay  Loopback6 = true
+)
+
 // New returns an empty ledger that takes random ports from the host's ephemeral range.
-func New() *Ledger {
-	l := &Ledger{low: 32768, high: 60999, leases: map[key][]*Lease{}}
+func New(loopback6 Loopback6) *Ledger {
+	l := &Ledger{loopback6: bool(loopback6), low: 32768, high: 60999, leases: map[key][]*Lease{}}
 	// Source: ip-sysctl.rst, ip_local_port_range.
 	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		if f := strings.Fields(string(data)); len(f) == 2 {
@@ -204,6 +215,8 @@ func (l *Ledger) hold(lease *Lease, w Wish) error {
 		at := netip.AddrPortFrom(ip, lease.Port)
 		var err error
 		switch {
+		case f.own.IsValid() && w.Proto == "tcp" && l.loopback6 && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback()) && !w.NoRelay:
+			err = l.relay(lease, at, f.own) // other addresses never get here
 		case f.own.IsValid():
 			err = lease.lock(at)
 		case f.far.IsValid() && w.Proto == "tcp" && !w.NoRelay:

@@ -17,7 +17,7 @@ var (
 )
 
 func TestPortIsGivenOnce(t *testing.T) {
-	l := New()
+	l := New(ByKernel)
 	defer l.Close()
 	a, err := l.Reserve(Wish{Owner: "a", Name: "web", Proto: "tcp", HostIP: loop, To4: to4})
 	if err != nil || a.Port == 0 || !a.NAT4 || a.NAT6 {
@@ -50,7 +50,7 @@ func TestPortOfAnotherProcessIsRefusedAndNamed(t *testing.T) {
 	}
 	defer func() { _ = ln.Close() }()
 	port := netip.MustParseAddrPort(ln.Addr().String()).Port()
-	l := New()
+	l := New(ByKernel)
 	defer l.Close()
 	_, err = l.Reserve(Wish{Owner: "a", Proto: "tcp", HostIP: loop, First: port, To4: to4})
 	if err == nil || !strings.Contains(err.Error(), "address already in use by this engine") {
@@ -63,7 +63,7 @@ func TestPortOfAnotherProcessIsRefusedAndNamed(t *testing.T) {
 }
 
 func TestRangeGivesEachPortAndThenSaysSo(t *testing.T) {
-	l := New()
+	l := New(ByKernel)
 	defer l.Close()
 	first, err := l.Reserve(Wish{Owner: "a", Proto: "udp", HostIP: loop, To4: to4})
 	if err != nil {
@@ -95,7 +95,7 @@ func TestIPv6ClientsReachAnIPv4OnlyTarget(t *testing.T) {
 			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
 		}
 	}()
-	l := New()
+	l := New(ByKernel)
 	defer l.Close()
 	lease, err := l.Reserve(Wish{Owner: "a", Proto: "tcp", HostIP: netip.IPv6Loopback(), To4: netip.MustParseAddrPort(echo.Addr().String())})
 	if err != nil {

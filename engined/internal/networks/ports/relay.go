@@ -1,6 +1,7 @@
 package ports
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -21,7 +22,8 @@ func (l *Ledger) relay(lease *Lease, at, to netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	r := &relay{listener: ln, to: to, open: map[net.Conn]bool{}}
+	closed, cancel := context.WithCancel(context.Background())
+	r := &relay{listener: ln, to: to, closed: closed, cancel: cancel, open: map[net.Conn]bool{}}
 	lease.sockets = append(lease.sockets, r)
 	l.relays.Go(r.run)
 	return nil
@@ -30,6 +32,8 @@ func (l *Ledger) relay(lease *Lease, at, to netip.AddrPort) error {
 type relay struct {
 	listener net.Listener
 	to       netip.AddrPort
+	closed   context.Context //nolint:containedctx // ends dials when the relay is closed
+	cancel   context.CancelFunc
 
 	mu   sync.Mutex
 	open map[net.Conn]bool // nil once closed
@@ -56,7 +60,8 @@ func (r *relay) serve(in net.Conn) {
 	if !r.keep(in) {
 		return
 	}
-	out, err := net.DialTimeout("tcp", r.to.String(), dialTimeout)
+	d := net.Dialer{Timeout: dialTimeout}
+	out, err := d.DialContext(r.closed, "tcp", r.to.String())
 	if err != nil {
 		return
 	}
@@ -93,6 +98,7 @@ func (r *relay) drop(c net.Conn) {
 
 // Close ends the listener and all connections.
 func (r *relay) Close() error {
+	r.cancel()
 	r.mu.Lock()
 	open := r.open
 	r.open = nil

@@ -25,8 +25,21 @@ func main() {
 	}
 }
 
+// isLogger reports whether the arguments are a logger's. containerd's shims give the pairs
+// of a binary:// URI in no order (they range over a map), so the mark may be anywhere.
+//
+// Source: containerd 1.6 pkg/process/io.go, NewBinaryIO.
+func isLogger(args []string) bool {
+	for i := 0; i < len(args); i += 2 {
+		if args[i] == "-logger" {
+			return true
+		}
+	}
+	return false
+}
+
 func run(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "-logger" {
+	if isLogger(args) {
 		return shim.Logger(ctx, args)
 	}
 	cfg := shim.Config{TTRPCAddress: os.Getenv("TTRPC_ADDRESS")}

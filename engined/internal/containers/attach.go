@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -112,8 +114,7 @@ func (a *Attachment) Close() {
 
 // DialAttach connects to an attach socket and shakes hands.
 func DialAttach(ctx context.Context, socket string, hello shimio.Hello) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := dialStreams(ctx, socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to streams: %w", err)
 	}
@@ -132,6 +133,27 @@ func DialAttach(ctx context.Context, socket string, hello shimio.Hello) (net.Con
 		return nil, err
 	}
 	return conn, nil
+}
+
+// Patience with a logger under a foreign shim, which may still be starting when the shim
+// says that the task is there. Our shim's socket is there at once.
+const (
+	loggerPatience = 2 * time.Second
+	loggerPause    = 2 * time.Millisecond
+)
+
+func dialStreams(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	for deadline := time.Now().Add(loggerPatience); errors.Is(err, fs.ErrNotExist) && time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(loggerPause):
+		}
+		conn, err = d.DialContext(ctx, "unix", socket)
+	}
+	return conn, err
 }
 
 // connectPending gives the clients that waited for a start their connections, before the

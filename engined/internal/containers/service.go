@@ -33,6 +33,7 @@ type Tasks interface {
 	PauseTask(ctx context.Context, containerID string) error
 	ResumeTask(ctx context.Context, containerID string) error
 	TaskPIDs(ctx context.Context, containerID string) ([]int, error)
+	GetTask(ctx context.Context, containerID string) (supervisor.Task, error)
 	Tasks(ctx context.Context) (map[string]supervisor.Task, error)
 	UpdateTask(ctx context.Context, containerID string, res *specs.LinuxResources) error
 }

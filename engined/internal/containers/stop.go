@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"strata/engined/internal/store"
+	"strata/engined/internal/supervisor"
 	"strata/pkg/ctxlog"
 	"strata/pkg/restartpolicy"
 )
@@ -23,6 +24,8 @@ const (
 	// killPatience is how long a killed process may take to be gone: uninterruptible sleep
 	// outlives SIGKILL.
 	killPatience = 10 * time.Second
+	// eventPatience is how long the news of an exit may take before it is asked for.
+	eventPatience = 2 * time.Second
 )
 
 // StopRequest says how to stop. Zero values take the container's own, then docker's.
@@ -51,17 +54,8 @@ func (s *Service) stop(ctx context.Context, c *Container, r StopRequest) (change
 	if err != nil {
 		return false, err
 	}
-	wait, err := s.Wait(c.ID, container.WaitConditionNextExit)
-	if err != nil {
-		return false, err
-	}
-	ended := make(chan struct{})
-	wctx, cancel := context.WithCancel(ctx)
+	ended, cancel := s.Ended(ctx, c)
 	defer cancel()
-	go func() { // ends with wctx
-		defer close(ended)
-		_, _ = wait(wctx) // an ended context is seen below
-	}()
 	if changed, err = s.wantStopped(ctx, c); err != nil || !changed {
 		return changed, err
 	}
@@ -73,7 +67,7 @@ func (s *Service) stop(ctx context.Context, c *Container, r StopRequest) (change
 			return true, fmt.Errorf("cannot stop container: %s: %w", c.ID, err)
 		}
 	}
-	if timeout := stopTimeout(d.Config, r.Timeout); timeout >= 0 {
+	if timeout := stopTimeout(d.Config, r.Timeout); timeout >= 0 { // a negative one waits for ever
 		timer := time.NewTimer(timeout)
 		defer timer.Stop()
 		select {
@@ -86,7 +80,10 @@ func (s *Service) stop(ctx context.Context, c *Container, r StopRequest) (change
 		ctxlog.From(ctx).Info("container did not stop in time and is killed", ctxlog.ContainerID, c.ID, ctxlog.Duration, timeout)
 		return true, s.killAndWait(ctx, c, ended)
 	}
-	<-ended
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 	return true, ctx.Err()
 }
 
@@ -129,16 +126,35 @@ func (s *Service) killAndWait(ctx context.Context, c *Container, ended <-chan st
 	if err := s.signal(ctx, c, sigKill, false); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
 		return fmt.Errorf("cannot stop container: %s: %w", c.ID, err)
 	}
+	ask := time.NewTimer(eventPatience)
+	defer ask.Stop()
 	timer := time.NewTimer(killPatience)
 	defer timer.Stop()
-	select {
-	case <-ended:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return fmt.Errorf("cannot stop container: %s: tried to kill container, but did not receive an exit event", c.ID)
+	for {
+		select {
+		case <-ended:
+			return ctx.Err()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ask.C:
+			s.confirmExit(ctx, c)
+		case <-timer.C:
+			return fmt.Errorf("cannot stop container: %s: tried to kill container, but did not receive an exit event", c.ID)
+		}
 	}
+}
+
+// confirmExit asks the supervisor for what an event should have told.
+func (s *Service) confirmExit(ctx context.Context, c *Container) {
+	t, err := s.Tasks.GetTask(ctx, c.ID)
+	if errdefs.IsNotFound(err) {
+		t, err = supervisor.Task{Status: supervisor.TaskStopped, ExitCode: 128 + sigKill, ExitedAt: time.Now()}, nil
+	}
+	if err != nil || t.Status != supervisor.TaskStopped {
+		return
+	}
+	ctxlog.From(ctx).Warn("event of an exit was lost", ctxlog.ContainerID, c.ID)
+	s.OnTaskEvent(supervisor.TaskEvent{Kind: supervisor.TaskEventExit, ContainerID: c.ID, PID: t.PID, ExitCode: t.ExitCode, At: t.ExitedAt})
 }
 
 func stopSignal(c *container.Config, wish string) (int, error) {
@@ -203,30 +219,25 @@ func (s *Service) Kill(ctx context.Context, ref, signalName string) error {
 	if err != nil {
 		return err
 	}
-	var wait func(context.Context) (Exit, error)
+	ended := (<-chan struct{})(nil)
 	if signal == sigKill {
-		if wait, err = s.Wait(c.ID, container.WaitConditionNextExit); err != nil {
-			return err
-		}
+		var cancel func()
+		ended, cancel = s.Ended(ctx, c)
+		defer cancel()
 	}
 	if signal == sigKill || signal == stop {
 		if _, err := s.wantStopped(ctx, c); err != nil {
 			return err
 		}
 	}
+	if ended != nil {
+		return s.killAndWait(ctx, c, ended)
+	}
 	if err := s.signal(ctx, c, signal, false); err != nil {
 		if errdefs.IsNotFound(err) {
 			err = c.notRunning()
 		}
 		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
-	}
-	if wait == nil {
-		return nil
-	}
-	wctx, cancel := context.WithTimeout(ctx, killPatience)
-	defer cancel()
-	if _, err := wait(wctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
 	}
 	return nil
 }

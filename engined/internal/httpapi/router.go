@@ -128,9 +128,10 @@ func statusOf(err error) int {
 }
 
 // classes are the sentences that error classes add to a message; people do not need them.
+// ErrNotImplemented says something, and stays.
 var classes = []error{
 	errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrConflict, errdefs.ErrFailedPrecondition,
-	errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrResourceExhausted,
+	errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrUnavailable, errdefs.ErrResourceExhausted,
 }
 
 // message returns the text of err for a person: without the name of its class.

@@ -49,9 +49,6 @@ func mounts(r Request) []specs.Mount {
 		if taken(m.Destination) || taken("/dev") && strings.HasPrefix(m.Destination, "/dev/") {
 			continue
 		}
-		if m.Destination == "/dev/mqueue" && r.Host.IpcMode.IsHost() {
-			m = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
-		}
 		if m.Destination == "/dev/shm" {
 			if r.Host.IpcMode.IsNone() {
 				continue

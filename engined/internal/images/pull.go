@@ -57,6 +57,10 @@ func (s *Service) pullReferences(ctx context.Context, r PullRequest) ([]referenc
 	if err != nil {
 		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", r.Image, err, errdefs.ErrInvalidArgument)
 	}
+	if d, ok := named.(reference.Digested); ok && r.Tag == "" { // a tag beside a digest says nothing
+		named, err = reference.WithDigest(reference.TrimNamed(named), d.Digest())
+		return []reference.Named{named}, err
+	}
 	switch {
 	case r.Tag == "" && !reference.IsNameOnly(named):
 		return []reference.Named{named}, nil

@@ -57,19 +57,18 @@ func (s *Service) Pull(ctx context.Context, req PullRequest, report Report) (_ i
 	if req.Name == "" {
 		req.Name = repo.Reference()
 	}
+	p := &pull{s: s, repo: repo, req: req, report: serial(report), slots: make(chan struct{}, parallel)}
+	p.report(Progress{Event: "Resolving from OCI Registry (" + repo.Reference() + ")"})
+	desc, err := repo.Resolve(ctx) // before the lease: a refusal leaves nothing behind
+	if err != nil {
+		return images.Image{}, err
+	}
 	ctx, done, err := s.lease(ctx, "pull "+repo.Reference())
 	if err != nil {
 		return images.Image{}, err
 	}
 	var root *ocispec.Descriptor
 	defer func() { err = done(err, root) }()
-
-	p := &pull{s: s, repo: repo, req: req, report: serial(report), slots: make(chan struct{}, parallel)}
-	p.report(Progress{Event: "Resolving from OCI Registry (" + repo.Reference() + ")"})
-	desc, err := repo.Resolve(ctx)
-	if err != nil {
-		return images.Image{}, err
-	}
 	p.report(Progress{Event: "pulling image content", Name: req.Name})
 	p.report(Progress{Event: "fetching image content", Name: req.Name, Desc: &desc})
 	if err := p.document(ctx, desc, []string{req.Name}, 0); err != nil {

@@ -439,6 +439,46 @@ func TestPullForAnAbsentPlatformIsNotFound(t *testing.T) {
 	if !errdefs.IsNotFound(err) {
 		t.Errorf("Pull = %v, want ErrNotFound", err)
 	}
+	if _, err := h.Pull(scoped(t), PullRequest{Reference: host + "/a/b:none"}, nil); !errdefs.IsNotFound(err) {
+		t.Errorf("Pull = %v, want ErrNotFound", err)
+	}
+	all, err := h.stores.Leases.List(scoped(t))
+	if err != nil || len(all) != 1 { // of the first one, which stored an index
+		t.Errorf("leases = %v, %v; a pull that stored nothing leaves one", all, err)
+	}
+}
+
+func TestFullDiskIsSaidAndAPullAfterwardsSucceeds(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts a small tmpfs")
+	}
+	l := newLayout(t, 3, 4<<20)
+	host := serve(t, l)
+	root := t.TempDir()
+	small := mount.Mount{Type: "tmpfs", Source: "tmpfs", Options: []string{"size=6m"}}
+	if err := mount.All([]mount.Mount{small}, root); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := mount.Unmount(root); err != nil {
+			t.Error(err)
+		}
+	}()
+	h := openHouse(t, root)
+	defer h.close()
+	err := h.pull(scoped(t), host+"/a/b:1", nil)
+	if !errors.Is(err, errdefs.ErrResourceExhausted) || !strings.Contains(err.Error(), "no space left on device") {
+		t.Errorf("Pull on a full disk = %v, want ErrResourceExhausted with the reason", err)
+	}
+	if _, err := h.stores.Images.Get(scoped(t), host+"/a/b:1"); !errdefs.IsNotFound(err) {
+		t.Errorf("image after a full disk: %v", err)
+	}
+	if out, err := exec.Command("mount", "-o", "remount,size=100m", root).CombinedOutput(); err != nil {
+		t.Fatalf("remount: %v: %s", err, out)
+	}
+	if err := h.pull(scoped(t), host+"/a/b:1", nil); err != nil {
+		t.Errorf("Pull with room again = %v", err)
+	}
 }
 
 // realRegistry runs Debian's docker-registry on loopback.

@@ -86,7 +86,6 @@ func initPID(bundle string) int {
 	return pid
 }
 
-
 // featuresType is what containerd's typeurl calls the runtime-spec's features.
 const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 

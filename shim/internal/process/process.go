@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -201,8 +202,14 @@ func (p *Process) resize(s console.Size) error {
 func (p *Process) release() error {
 	err := p.io.Unlink()
 	p.task.tasks.wg.Go(func() {
-		p.io.Drained(p.task.tasks.ctx)
+		ctx, cancel := context.WithTimeout(p.task.tasks.ctx, drainTimeout)
+		defer cancel()
+		p.io.Drained(ctx)
 		p.io.Close(p.task.tasks.ctx)
 	})
 	return err
 }
+
+// drainTimeout bounds how long a client that does not read its named pipe is waited for
+// after Delete. It is longer than the time that children may hold a stream.
+const drainTimeout = 5 * time.Second

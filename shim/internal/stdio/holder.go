@@ -41,8 +41,8 @@ func (h *Holder) open(uri shimio.URI, stdout, stderr int) error {
 			return fmt.Errorf("take over descriptor %d: %w", fd, os.NewSyscallError("fcntl", err))
 		}
 		syscall.CloseOnExec(fd)
-		sink, idle := h.hub.output(stream)
-		p, err := newPump(os.NewFile(uintptr(fd), "output"), sink, idle)
+		write, idle := h.hub.output(stream)
+		p, err := newPump(os.NewFile(uintptr(fd), "output"), sink{write: write, idle: idle, close: func() {}})
 		if err != nil {
 			return fmt.Errorf("take over descriptor %d: %w", fd, err)
 		}

@@ -75,44 +75,43 @@ var errNothing = errors.New("nothing to read now")
 // pump moves bytes from the process to a sink.
 type pump struct {
 	src  source
-	sink func([]byte) error // an error ends the pump; it may block
-	// idle is called when all that the ended process has written is in the sink.
-	idle func()
+	sink sink
 
 	drained chan struct{} // closed when the process has ended and its bytes are moved
 	done    chan struct{} // closed when the pump has ended
 }
 
-func newPump(f *os.File, sink func([]byte) error, idle func()) (*pump, error) {
+func newPump(f *os.File, s sink) (*pump, error) {
 	src, err := newSource(f)
 	if err != nil {
 		return nil, err
 	}
-	return &pump{src: src, sink: sink, idle: idle, drained: make(chan struct{}), done: make(chan struct{})}, nil
+	return &pump{src: src, sink: s, drained: make(chan struct{}), done: make(chan struct{})}, nil
 }
 
 // run moves bytes until the end of the stream or, after [pump.ended], until the grace is
-// over. It closes the stream.
+// over. It closes the stream and the sink, as a client waits for its end.
 func (p *pump) run() {
 	defer close(p.done)
+	defer p.sink.close()
 	defer p.src.f.Close()
 	err := p.move(true)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = p.src.f.SetReadDeadline(time.Time{})
 		err = p.move(false)
 	}
-	p.idle()
+	p.sink.idle()
 	close(p.drained)
 	if errors.Is(err, errNothing) {
 		_ = p.src.f.SetReadDeadline(time.Now().Add(grace))
 		_ = p.move(true)
-		p.idle()
+		p.sink.idle()
 	}
 }
 
 func (p *pump) move(w wait) error {
 	for {
-		if err := p.src.next(w, p.sink); err != nil {
+		if err := p.src.next(w, p.sink.write); err != nil {
 			return err
 		}
 	}

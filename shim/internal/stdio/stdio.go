@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -59,8 +60,8 @@ type IO struct {
 // sink is where a pump's bytes go.
 type sink struct {
 	write func([]byte) error
-	idle  func()
-	file  *os.File // closed with the IO
+	idle  func() // all that the ended process wrote was given to write
+	close func() // the pump has ended; may be called again, to wake a write that blocks
 }
 
 // Open makes the container's ends and opens where the bytes go. After an error nothing
@@ -126,8 +127,8 @@ func (o *IO) openHub(ctx context.Context) error {
 	o.in = o.hub.stdin
 	o.hub.Serve(ctx)
 	for _, stream := range []stdcopy.Stream{stdcopy.Stdout, stdcopy.Stderr} {
-		s := &o.sinks[stream]
-		s.write, s.idle = o.hub.output(stream)
+		write, idle := o.hub.output(stream)
+		o.sinks[stream] = sink{write: write, idle: idle, close: func() {}}
 		if err := o.outputPipe(stream); err != nil {
 			return err
 		}
@@ -165,15 +166,20 @@ func (o *IO) openFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("open output file: %w", err)
 	}
+	second, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		return errors.Join(os.NewSyscallError("dup", err), f.Close())
+	}
+	syscall.CloseOnExec(second)
 	o.sinks[stdcopy.Stdout] = fileSink(f)
-	o.sinks[stdcopy.Stderr] = fileSink(f)
+	o.sinks[stdcopy.Stderr] = fileSink(os.NewFile(uintptr(second), path))
 	return errors.Join(o.outputPipe(stdcopy.Stdout), o.outputPipe(stdcopy.Stderr))
 }
 
 // fileSink writes to f. What f does not take, because a disk is full or a logger has
 // died, is lost: the process must not end for it. It ends when f is closed here.
 func fileSink(f *os.File) sink {
-	return sink{file: f, idle: func() {}, write: func(p []byte) error {
+	return sink{idle: func() {}, close: func() { _ = f.Close() }, write: func(p []byte) error {
 		if _, err := f.Write(p); errors.Is(err, os.ErrClosed) {
 			return err
 		}
@@ -240,7 +246,7 @@ func (o *IO) outputPipe(stream stdcopy.Stream) error {
 		return err
 	}
 	o.child[stream] = w
-	p, err := newPump(r, o.sinks[stream].write, o.sinks[stream].idle)
+	p, err := newPump(r, o.sinks[stream])
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
@@ -326,9 +332,9 @@ func (o *IO) receiveConsole() error {
 	o.socket = nil
 	s := o.sinks[stdcopy.Stdout]
 	if s.write == nil { // no output wanted: it is read all the same, or the process would block
-		s = sink{write: func([]byte) error { return nil }, idle: func() {}}
+		s = sink{write: func([]byte) error { return nil }, idle: func() {}, close: func() {}}
 	}
-	p, pumpErr := newPump(master, s.write, s.idle)
+	p, pumpErr := newPump(master, s)
 	if err = errors.Join(err, pumpErr); err != nil {
 		return errors.Join(err, master.Close())
 	}
@@ -445,8 +451,8 @@ func (o *IO) Close(ctx context.Context) {
 		_ = p.src.f.Close()
 	}
 	for _, s := range o.sinks {
-		if s.file != nil {
-			_ = s.file.Close() // wakes a pump that waits for a client which does not read
+		if s.close != nil {
+			s.close() // wakes a pump that waits for a client which does not read
 		}
 	}
 	o.wg.Wait()

@@ -89,6 +89,9 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	if ctrs, err = containers.New(ctx, containers.Deps{Store: st, Tasks: sup, Records: sup, Images: imgs, Networks: nets, Volumes: vols, Events: evts}, ctrCfg); err != nil {
 		return err
 	}
+	if err := sweepVolumes(ctx, vols, ctrs); err != nil {
+		return err
+	}
 	exs := execs.New(ctrs, sup, evts)
 	probes := health.New(exs, evts)
 	ctrs.Health = probes

@@ -2,6 +2,7 @@ package engined
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"strata/engined/internal/sample"
 	"strata/engined/internal/spec"
 	"strata/engined/internal/supervisor"
+	"strata/engined/internal/volumes"
 	"strata/pkg/api"
 	"strata/pkg/version"
 )
@@ -237,4 +239,22 @@ func imageCount(ctx context.Context, imgs *images.Service) int {
 		return 0 // the supervisor is just restarting
 	}
 	return len(list)
+}
+
+// sweepVolumes drops what containers that were never finished, or never quite removed, left
+// with the volumes.
+func sweepVolumes(ctx context.Context, vols *volumes.Manager, ctrs *containers.Service) error {
+	orphans, err := vols.Retain(func(containerID string) bool {
+		_, err := ctrs.Get(containerID)
+		return err == nil
+	})
+	if err != nil {
+		return fmt.Errorf("sweep volumes: %w", err)
+	}
+	for _, name := range orphans {
+		if err := vols.Remove(ctx, name, true); err != nil {
+			return fmt.Errorf("sweep volumes: %w", err)
+		}
+	}
+	return nil
 }

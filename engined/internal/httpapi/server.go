@@ -51,6 +51,7 @@ func New(s Services) http.Handler {
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),
 		explainAPI{s.Containers, s.Below, s.Doctor}.routes(),
+		volumesAPI{s.Volumes}.routes(),
 		absentAPI{}.routes(),
 	}
 	header := http.Header{}

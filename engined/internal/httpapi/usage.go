@@ -88,11 +88,9 @@ func (a systemAPI) containerUsage(r *request) ([]summary, error) {
 func (u usage) volumeUsage(ctx context.Context) []volume.Volume {
 	out := []volume.Volume{}
 	for _, v := range u.volumes.List() {
-		out = append(out, volume.Volume{
-			Name: v.Name, Driver: v.Driver, Mountpoint: v.Mountpoint, Labels: v.Labels, Options: v.Options, Scope: "local",
-			CreatedAt: v.Created.Format("2006-01-02T15:04:05Z07:00"),
-			UsageData: &volume.UsageData{RefCount: int64(len(u.volumes.Users(v.Name))), Size: treeSize(ctx, v.Mountpoint)},
-		})
+		w := toVolume(v)
+		w.UsageData = &volume.UsageData{RefCount: int64(len(u.volumes.Users(v.Name))), Size: treeSize(ctx, v.Mountpoint)}
+		out = append(out, w)
 	}
 	return out
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"strata/pkg/linux/memfd"
 )
 
 // maxOutput is how much of what a hook says goes into an error's message.
@@ -74,22 +76,12 @@ func run(h specs.Hook, state []byte) error {
 // stateFile holds the state in a nameless file: a hook that does not read it must not
 // block the runtime.
 func stateFile(state []byte) (*os.File, error) {
-	r, w, err := os.Pipe()
+	f, err := memfd.New("state")
 	if err != nil {
 		return nil, err
 	}
-	if len(state) < 4096 { // fits into any pipe
-		_, err = w.Write(state)
-		return r, errors.Join(err, w.Close())
+	if _, err = f.WriteAt(state, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	err = errors.Join(r.Close(), w.Close())
-	f, terr := os.CreateTemp("", "ocirun-state")
-	if err = errors.Join(err, terr); err != nil {
-		return nil, err
-	}
-	_, err = f.Write(state)
-	if _, serr := f.Seek(0, io.SeekStart); serr != nil {
-		err = errors.Join(err, serr)
-	}
-	return f, errors.Join(err, os.Remove(f.Name()))
+	return f, nil
 }

@@ -48,8 +48,6 @@ type Host struct {
 	Seccomp *Seccomp
 	// ListenFDs is added to the environment (LISTEN_FDS); 0 for none.
 	ListenFDs int
-	// Foreground is for run: it has no separate start.
-	Foreground bool
 }
 
 // Hierarchy is a cgroup v1 hierarchy.

@@ -1,0 +1,196 @@
+package parent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"strata/ocirun/internal/ladder"
+	"strata/ocirun/internal/lower"
+	"strata/ocirun/internal/plan"
+	"strata/pkg/linux/memfd"
+	"strata/pkg/linux/userns"
+)
+
+// prepare opens everything and writes the program.
+func (r *run) prepare() error {
+	a := r.args
+	r.fds = lower.Fds{
+		Fifo: -1, ConsoleSocket: -1, Task: -1, HookState: -1, Preserve: a.Preserve,
+		ByOp: map[int]int{}, IDMaps: map[int]int{}, Dirs: map[int]bool{},
+	}
+	proc, err := hostProc()
+	if err != nil {
+		return err
+	}
+	r.fds.HostProc = r.keep(proc)
+	if r.lad, err = ladder.New(3 + a.Preserve); err != nil {
+		return err
+	}
+	r.fds.Ladder, r.fds.LadderParent = int(r.lad.Child.Fd()), r.lad.FD()
+	if a.FIFO != "" {
+		if err := r.openFIFO(); err != nil {
+			return err
+		}
+	}
+	if a.ConsoleSocket != nil {
+		r.fds.ConsoleSocket = int(a.ConsoleSocket.Fd())
+	}
+	if a.Task != nil {
+		r.fds.Task = int(a.Task.Fd())
+	}
+	r.fds.Chown = streams()
+	for i, o := range a.Plan.Ops {
+		if err := r.openOp(i, o); err != nil {
+			return err
+		}
+	}
+	r.prog, err = lower.Lower(a.Plan, r.fds, lower.Options{Filter: a.Filter, Foreground: a.Foreground})
+	return err
+}
+
+func (r *run) keep(f *os.File) int {
+	r.open = append(r.open, f)
+	return int(f.Fd())
+}
+
+// hostProc opens /proc and checks that it is procfs.
+func hostProc() (*os.File, error) {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/proc", Err: err}
+	}
+	f := os.NewFile(uintptr(fd), "/proc")
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.PROC_SUPER_MAGIC {
+		return nil, errors.Join(fmt.Errorf("/proc of the host is not procfs: %w", errors.Join(err, unix.EINVAL)), f.Close())
+	}
+	return f, nil
+}
+
+// openFIFO opens the start fifo for reading and writing, so that it never ends and the
+// open does not wait.
+func (r *run) openFIFO() error {
+	f, err := os.OpenFile(r.args.FIFO, os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3+r.args.Preserve)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	high := os.NewFile(uintptr(n), r.args.FIFO)
+	r.fds.Fifo = r.keep(high)
+	// The os package may have made it non-blocking; the child waits in read(2).
+	return unix.SetNonblock(r.fds.Fifo, false)
+}
+
+// streams returns the standard streams that are not the null device.
+func streams() []int {
+	var out []int
+	for fd := range 3 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil {
+			continue
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			continue
+		}
+		out = append(out, fd)
+	}
+	return out
+}
+
+// openOp opens what an operation takes from the host.
+func (r *run) openOp(i int, o plan.Op) error {
+	switch o := o.(type) {
+	case plan.Join:
+		f, err := os.Open(o.Path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", o, err)
+		}
+		r.fds.ByOp[i] = r.keep(f)
+	case plan.Rootfs:
+		return r.openTree(i, o, o.Source, true)
+	case plan.Bind:
+		st, err := os.Stat(o.Source)
+		if err != nil {
+			return fmt.Errorf("error mounting %q to rootfs at %q: %w", o.Source, o.Dest, err)
+		}
+		r.fds.Dirs[i] = st.IsDir()
+		if o.IDMap != nil {
+			f, err := userns.Open(userns.Maps{UID: o.IDMap.UID, GID: o.IDMap.GID})
+			if err != nil {
+				return fmt.Errorf("%s: %w", o, err)
+			}
+			r.fds.IDMaps[i] = r.keep(f)
+		}
+		return r.openTree(i, o, o.Source, o.Recursive)
+	case plan.CopyUp:
+		f, err := copyUp(o, r.rootfs())
+		if err != nil {
+			return fmt.Errorf("%s: %w", o, err)
+		}
+		r.fds.ByOp[i] = r.keep(f)
+	case plan.RunHook:
+		if r.state == nil {
+			f, err := memfd.New("state")
+			if err != nil {
+				return err
+			}
+			r.state = f
+			r.fds.HookState = r.keep(f)
+		}
+	}
+	return nil
+}
+
+func (r *run) rootfs() string {
+	for _, o := range r.args.Plan.Ops {
+		if o, ok := o.(plan.Rootfs); ok {
+			return o.Source
+		}
+	}
+	return ""
+}
+
+// openTree copies mounts of the host. Without privilege the child does it, once it has
+// its user namespace.
+func (r *run) openTree(i int, o plan.Op, source string, recursive bool) error {
+	if r.args.Unprivileged {
+		return nil
+	}
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o, &os.PathError{Op: "open_tree", Path: source, Err: err})
+	}
+	r.fds.ByOp[i] = r.keep(os.NewFile(uintptr(fd), source))
+	return nil
+}
+
+// closeInherited closes what the child has now.
+func (r *run) closeInherited() {
+	for _, f := range r.open {
+		_ = f.Close()
+	}
+	r.open = nil
+	if r.prog != nil {
+		if r.prog.TailFile != nil {
+			_ = r.prog.TailFile.Close()
+		}
+	}
+}
+
+func (r *run) closeAll() {
+	r.closeInherited()
+	if r.lad != nil {
+		_ = r.lad.Close()
+	}
+}

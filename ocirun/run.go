@@ -1,0 +1,165 @@
+package ocirun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/ocirun/internal/parent"
+	"strata/ocirun/internal/state"
+)
+
+// runVerb creates a container, starts it and, unless detached, waits and deletes it.
+func (a *app) runVerb(ctx context.Context, args []string) error {
+	var c createFlags
+	f := newFlags("run")
+	c.define(f)
+	f.bool(&c.detach, "detach", "d")
+	f.bool(&c.keep, "keep")
+	f.bool(&c.noSubreaper, "no-subreaper")
+	id, err := f.parseID(args)
+	if err != nil {
+		return err
+	}
+	if !c.noSubreaper && !c.detach {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return os.NewSyscallError("prctl", err)
+		}
+	}
+	fw := newForwarder(!c.detach)
+	defer fw.stop()
+	var t *terminal
+	if !c.detach {
+		t, err = a.foregroundTerminal(&c)
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			defer t.close()
+		}
+	}
+	child, err := a.createForRun(ctx, id, c, t)
+	if err != nil || child == nil {
+		return err
+	}
+	st, err := a.store.Load(id)
+	if err != nil {
+		return err
+	}
+	if err := a.startForeground(ctx, st, child); err != nil {
+		return errors.Join(err, a.killAndWait(st), a.destroy(ctx, st))
+	}
+	if c.detach {
+		return nil
+	}
+	werr := a.wait(child, t, fw)
+	if c.keep {
+		return werr
+	}
+	return errors.Join(werr, a.destroy(ctx, st))
+}
+
+func (a *app) startForeground(ctx context.Context, st *state.State, child *parent.Child) error {
+	if err := a.release(st); err != nil {
+		return err
+	}
+	if err := child.Executed(); err != nil {
+		return fmt.Errorf("unable to start container process: %w", err)
+	}
+	return a.poststart(ctx, st)
+}
+
+// foregroundTerminal makes the terminal of a run that stays, if its spec wants one.
+func (a *app) foregroundTerminal(c *createFlags) (*terminal, error) {
+	dir := c.bundle
+	if dir == "" {
+		dir = "."
+	}
+	spec, _, err := loadSpec(dir)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Process == nil || !spec.Process.Terminal {
+		return nil, nil
+	}
+	if c.consoleSocket != "" {
+		return nil, fmt.Errorf("cannot use console socket if runc will not detach or allocate tty: %w", errdefs.ErrInvalidArgument)
+	}
+	return newTerminal(a.cfg)
+}
+
+// forwarder hands the runtime's signals to the process that it waits for.
+type forwarder struct {
+	signals chan os.Signal
+}
+
+func newForwarder(on bool) *forwarder {
+	if !on {
+		return &forwarder{}
+	}
+	f := &forwarder{signals: make(chan os.Signal, 128)} // signals are dropped when it is full
+	signal.Notify(f.signals)
+	return f
+}
+
+func (f *forwarder) stop() {
+	if f.signals != nil {
+		signal.Stop(f.signals)
+	}
+}
+
+// wait waits for a foreground process and returns its status as an exitError.
+func (a *app) wait(c *parent.Child, t *terminal, fw *forwarder) error {
+	if t != nil {
+		if err := t.attach(); err != nil {
+			return err
+		}
+	}
+	ended := make(chan unix.WaitStatus, 1) // one result
+	go func() { ended <- reap(c.PID) }()
+	for {
+		select {
+		case s := <-fw.signals:
+			sig := s.(unix.Signal)
+			switch sig {
+			case unix.SIGCHLD, unix.SIGURG: // the latter is the Go scheduler's own
+			case unix.SIGWINCH:
+				if t != nil {
+					t.resize()
+				}
+			default:
+				_ = unix.Kill(c.PID, sig) // our own child, not reaped yet
+			}
+		case ws := <-ended:
+			if t != nil {
+				t.drain()
+			}
+			if ws.Signaled() {
+				return exitError(128 + int(ws.Signal()))
+			}
+			if ws.ExitStatus() == 0 {
+				return nil
+			}
+			return exitError(ws.ExitStatus())
+		}
+	}
+}
+
+// reap waits for pid and for orphans that come before it, as a subreaper must.
+func reap(pid int) unix.WaitStatus {
+	for {
+		var ws unix.WaitStatus
+		got, err := unix.Wait4(-1, &ws, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || got == pid {
+			return ws
+		}
+	}
+}

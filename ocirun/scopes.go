@@ -1,0 +1,6 @@
+package ocirun
+
+import "strata/pkg/linux/cgroups"
+
+// scopes is the connection to systemd.
+func scopes() cgroups.Scopes { return nil }

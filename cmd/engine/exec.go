@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/urfave/cli/v2"
@@ -87,12 +88,31 @@ func (s *session) execAttached(ctx context.Context, api *client.Client, execID s
 	if err := st.wait(ctx); err != nil {
 		return err
 	}
-	info, err := api.ExecInspect(ctx, execID)
-	if err != nil {
-		return fmt.Errorf("exit status of the command: %w", err)
+	return execStatus(ctx, api, execID)
+}
+
+// A daemon may close the streams of a command a moment before it knows that it has ended. A
+// command may also close them itself and run on: then its status is not waited for.
+const (
+	execStatusFirst = 2 * time.Millisecond
+	execStatusWait  = 2 * time.Second
+)
+
+func execStatus(ctx context.Context, api *client.Client, execID string) error {
+	for wait, waited := execStatusFirst, time.Duration(0); ; wait, waited = 2*wait, waited+wait {
+		info, err := api.ExecInspect(ctx, execID)
+		switch {
+		case err != nil:
+			return fmt.Errorf("exit status of the command: %w", err)
+		case info.ExitCode != nil && *info.ExitCode != 0:
+			return &cliapp.ExitError{Status: *info.ExitCode}
+		case !info.Running || waited >= execStatusWait:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
 	}
-	if info.ExitCode != nil && *info.ExitCode != 0 {
-		return &cliapp.ExitError{Status: *info.ExitCode}
-	}
-	return nil
 }

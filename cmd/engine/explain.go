@@ -16,6 +16,7 @@ import (
 
 	"strata/pkg/api"
 	"strata/pkg/cliapp"
+	"strata/pkg/cliformat"
 )
 
 func explainCommand(s *session) cliapp.Command {
@@ -25,7 +26,10 @@ func explainCommand(s *session) cliapp.Command {
 		Long: `Show everything a container consists of: its processes, namespaces, cgroups,
 mounts, network objects and files, each with the layer that made it, and the steps of its last
 start with their durations.`,
-		Flags:  []cliapp.Flag{stringFlag("format", "f", inspectFormatUsage)},
+		Flags: []cliapp.Flag{
+			stringFlag("format", "f", inspectFormatUsage),
+			boolFlag("no-trunc", "", "Don't truncate output"),
+		},
 		Action: s.explain,
 	}
 }
@@ -42,7 +46,26 @@ func (s *session) explain(ctx context.Context, c *cli.Context) error {
 	if format := c.String("format"); format != "" {
 		return s.template(format, e)
 	}
+	if !c.Bool("no-trunc") {
+		e.Objects = shortObjects(e)
+	}
 	return printExplanation(s.stdout, e)
+}
+
+// maxDetail is how much of the detail of an object fits on a line of the report.
+const maxDetail = 60
+
+// shortObjects leaves most of the container's own id out of the paths that hold it.
+func shortObjects(e api.Explanation) []api.Object {
+	out := slices.Clone(e.Objects)
+	for i := range out {
+		if len(e.ID) > 12 {
+			out[i].ID = strings.ReplaceAll(out[i].ID, e.ID, e.ID[:12]+"…")
+			out[i].Detail = strings.ReplaceAll(out[i].Detail, e.ID, e.ID[:12]+"…")
+		}
+		out[i].Detail = cliformat.Ellipsis(out[i].Detail, maxDetail)
+	}
+	return out
 }
 
 // onlyEngined names the reason why a route of ours is missing.
@@ -67,7 +90,7 @@ func objectSections() []struct {
 		{"Cgroups", []string{"cgroup"}},
 		{"Mounts", []string{"mount"}},
 		{"Network", []string{"veth", "interface", "bridge", "address", "route", "rule", "port", "network", "endpoint", "nft"}},
-		{"Files", []string{"file", "directory", "dir", "socket", "snapshot", "log", "bundle", "volume", "lease"}},
+		{"Files", []string{"file", "directory", "dir", "socket", "snapshot", "layer", "record", "log", "bundle", "volume", "lease"}},
 	}
 }
 

@@ -89,6 +89,16 @@ func New(t *testing.T, opts ...Option) *Stack {
 	return s
 }
 
+// For makes t, a subtest, the test that failures of the stack's methods belong to until it
+// ends.
+func (s *Stack) For(t *testing.T) *Stack {
+	t.Helper()
+	parent := s.t
+	s.t = t
+	t.Cleanup(func() { s.t = parent })
+	return s
+}
+
 func (s *Stack) must(name string, args ...string) {
 	s.t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {

@@ -40,6 +40,7 @@ func TestBadInputAtTheCommandLine(t *testing.T) {
 		{"image in use", []string{"rmi", "busybox:test"}, 1, "taken"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			s.For(t)
 			r := s.Engine(tt.args...)
 			if tt.name == "image in use" {
 				// dockerd names the container by its id; ours may name it either way.
@@ -78,6 +79,7 @@ func TestBadRequests(t *testing.T) {
 		{"swarm", []string{"http://x/v1.43/services"}, "503", "not a swarm manager"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			s.For(t)
 			r := s.Run(s.Host("curl", append([]string{"-sS", "--unix-socket", s.EngineSocket(), "-w", "\n%{http_code}"}, tt.args...)...))
 			body, status, _ := strings.Cut(strings.TrimSpace(r.Stdout), "\n")
 			if i := strings.LastIndex(r.Stdout, "\n"); i >= 0 {
@@ -112,6 +114,7 @@ func TestMalformedArchivesAreRefused(t *testing.T) {
 	archives["broken manifest"] = b.Bytes()
 	for name, data := range archives {
 		t.Run(name, func(t *testing.T) {
+			s.For(t)
 			path := filepath.Join(s.Root, "bad.tar")
 			if err := os.WriteFile(path, data, 0o600); err != nil {
 				t.Fatal(err)

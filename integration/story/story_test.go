@@ -29,7 +29,7 @@ func TestStory(t *testing.T) {
 	s.LoadBusybox()
 	for i, client := range clients {
 		t.Run(client, func(t *testing.T) {
-			tell(t, s, client, image, 8080+i)
+			tell(t, s.For(t), client, image, 8080+i)
 		})
 	}
 }
@@ -159,6 +159,7 @@ func TestRunPassesStreamsAndExitCodes(t *testing.T) {
 	s.LoadBusybox()
 	for _, client := range clients {
 		t.Run(client, func(t *testing.T) {
+			s.For(t)
 			run := func(stdin string, args ...string) harness.Result {
 				t.Helper()
 				cmd := s.Command(client, append([]string{"run", "--rm"}, args...)...)
@@ -185,7 +186,7 @@ func TestRunPassesStreamsAndExitCodes(t *testing.T) {
 			if r := run("", "no-such-image:1"); r.Code != 125 {
 				t.Errorf("missing image: %+v", r)
 			}
-			if r := run("", "--network", "none", "busybox:test", "sh", "-c", "kill -9 $$"); r.Code != 137 {
+			if r := run("", "--network", "none", "--init", "busybox:test", "sh", "-c", "kill -9 $$"); r.Code != 137 {
 				t.Errorf("killed by itself: %+v", r)
 			}
 			term := harness.StartTerminal(t, s.Command(client, "run", "--rm", "-it", "busybox:test", "sh"))
@@ -234,6 +235,7 @@ func TestLimitsAndModesReachTheKernel(t *testing.T) {
 		{"image volume path is a directory", []string{"-v", "/anon"}, "mount | grep -c ' /anon '", "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			s.For(t)
 			args := append([]string{"run", "--rm", "--network", "none"}, tt.args...)
 			args = append(args, "busybox:test")
 			if tt.cmd == "" {
@@ -253,37 +255,38 @@ func TestLifeOfAContainer(t *testing.T) {
 	s.LoadBusybox()
 	for _, client := range clients {
 		t.Run(client, func(t *testing.T) {
+			s.For(t)
 			ok := func(args ...string) string { t.Helper(); return s.OK(client, args...) }
-			status := func() string { return ok("inspect", "--format", "{{.State.Status}}", "c") }
-			ok("create", "--name", "c", "--network", "none", "busybox:test", "sh", "-c", "trap 'exit 4' TERM; echo started; while true; do sleep 0.05; done")
+			status := func() string { return ok("inspect", "--format", "{{.State.Status}}", "box") }
+			ok("create", "--name", "box", "--network", "none", "busybox:test", "sh", "-c", "trap 'exit 4' TERM; echo started; while true; do sleep 0.05; done")
 			if got := status(); got != "created" {
 				t.Errorf("status = %q, want created", got)
 			}
-			ok("start", "c")
-			ok("pause", "c")
+			ok("start", "box")
+			ok("pause", "box")
 			if got := status(); got != "paused" {
 				t.Errorf("status = %q, want paused", got)
 			}
-			ok("unpause", "c")
-			ok("rename", "c", "d")
-			ok("rename", "d", "c")
-			if out := ok("top", "c"); !strings.Contains(out, "sleep 0.05") && !strings.Contains(out, "while true") {
+			ok("unpause", "box")
+			ok("rename", "box", "other")
+			ok("rename", "other", "box")
+			if out := ok("top", "box"); !strings.Contains(out, "sleep 0.05") && !strings.Contains(out, "while true") {
 				t.Errorf("top printed:\n%s", out)
 			}
-			ok("stop", "c")
-			if got := ok("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "c"); got != "exited 4" {
+			ok("stop", "box")
+			if got := ok("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "box"); got != "exited 4" {
 				t.Errorf("after stop: %q, want exited 4", got)
 			}
-			if got := ok("wait", "c"); got != "4" {
+			if got := ok("wait", "box"); got != "4" {
 				t.Errorf("wait printed %q, want 4", got)
 			}
-			if out := ok("logs", "--timestamps", "c"); !strings.HasSuffix(out, "Z started") {
+			if out := ok("logs", "--timestamps", "box"); !strings.HasSuffix(out, "Z started") {
 				t.Errorf("logs printed %q", out)
 			}
 			if r := s.Run(s.Command(client, "rm", "missing")); r.Code != 1 || !strings.Contains(r.Stderr, "No such container: missing") {
 				t.Errorf("rm of a missing container: %+v", r)
 			}
-			ok("rm", "c")
+			ok("rm", "box")
 		})
 	}
 }
@@ -300,20 +303,21 @@ func TestCopyInBothDirections(t *testing.T) {
 	}
 	for _, client := range clients {
 		t.Run(client, func(t *testing.T) {
-			s.OK(client, "create", "--name", "c", "--network", "none", "busybox:test", "sleep", "1000")
-			defer s.OK(client, "rm", "-f", "c")
+			s.For(t)
+			s.OK(client, "create", "--name", "box", "--network", "none", "busybox:test", "sleep", "1000")
+			defer s.OK(client, "rm", "-f", "box")
 			for _, running := range []string{"stopped", "running"} {
 				if running == "running" {
-					s.OK(client, "start", "c")
+					s.OK(client, "start", "box")
 				}
-				s.OK(client, "cp", src, "c:/"+running)
+				s.OK(client, "cp", src, "box:/"+running)
 				out := filepath.Join(s.Root, client+running)
-				s.OK(client, "cp", "c:/"+running+"/sub/f", out)
+				s.OK(client, "cp", "box:/"+running+"/sub/f", out)
 				if b, err := os.ReadFile(out); err != nil || string(b) != "copied" {
 					t.Errorf("%s: %q, %v", running, b, err)
 				}
 			}
-			if out := s.OK(client, "diff", "c"); !strings.Contains(out, "A /stopped/sub/f") {
+			if out := s.OK(client, "diff", "box"); !strings.Contains(out, "A /stopped/sub/f") {
 				t.Errorf("diff printed:\n%s", out)
 			}
 		})
@@ -323,7 +327,7 @@ func TestCopyInBothDirections(t *testing.T) {
 func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
-	s.OK("engine", "run", "-d", "--name", "r", "--restart", "always", "--network", "none", "busybox:test", "sh", "-c", "echo up; sleep 0.3; exit 1")
+	s.OK("engine", "run", "-d", "--name", "again", "--restart", "always", "--network", "none", "busybox:test", "sh", "-c", "echo up; sleep 0.3; exit 1")
 	s.KillEngine()
 	log := func() string {
 		files, _ := filepath.Glob(filepath.Join(s.Root, "lib/engine/containers/*/*-json.log"))
@@ -339,10 +343,10 @@ func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {
 	}
 	s.StartEngine()
 	s.WaitReady()
-	if out := s.OK("engine", "inspect", "--format", "{{.RestartCount}}", "r"); out == "0" {
+	if out := s.OK("engine", "inspect", "--format", "{{.RestartCount}}", "again"); out == "0" {
 		t.Error("RestartCount = 0 after restarts")
 	}
-	s.OK("engine", "stop", "r")
+	s.OK("engine", "stop", "again")
 	after := strings.Count(log(), "up")
 	if harness.Eventually(1500*time.Millisecond, func() bool { return strings.Count(log(), "up") > after }) {
 		t.Error("a stopped container was restarted")
@@ -352,15 +356,15 @@ func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {
 func TestHealthIsWatched(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
-	s.OK("engine", "run", "-d", "--name", "h", "--network", "none", "--health-cmd", "test -e /tmp/ok", "--health-interval", "200ms", "--health-retries", "2", "busybox:test", "sleep", "1000")
+	s.OK("engine", "run", "-d", "--name", "patient", "--network", "none", "--health-cmd", "test -e /tmp/ok", "--health-interval", "200ms", "--health-retries", "2", "busybox:test", "sleep", "1000")
 	health := func(want string) {
 		t.Helper()
-		if !harness.Eventually(10*time.Second, func() bool { return s.OK("engine", "inspect", "--format", "{{.State.Health.Status}}", "h") == want }) {
-			t.Errorf("health is not %s: %s", want, s.OK("engine", "inspect", "--format", "{{json .State.Health}}", "h"))
+		if !harness.Eventually(10*time.Second, func() bool { return s.OK("engine", "inspect", "--format", "{{.State.Health.Status}}", "patient") == want }) {
+			t.Errorf("health is not %s: %s", want, s.OK("engine", "inspect", "--format", "{{json .State.Health}}", "patient"))
 		}
 	}
 	health("unhealthy")
-	s.OK("engine", "exec", "h", "touch", "/tmp/ok")
+	s.OK("engine", "exec", "patient", "touch", "/tmp/ok")
 	health("healthy")
 }
 
@@ -390,8 +394,8 @@ func TestStockCtrSeesTheSameContainers(t *testing.T) {
 func TestExplainNamesEveryLayer(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
-	s.OK("engine", "run", "-d", "--name", "e", "busybox:test", "sleep", "1000")
-	out := s.OK("engine", "explain", "e")
+	s.OK("engine", "run", "-d", "--name", "box", "busybox:test", "sleep", "1000")
+	out := s.OK("engine", "explain", "box")
 	for _, want := range []string{"engined", "supervisord", "shim", "ocirun", "namespace", "cgroup", "veth"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("explain does not mention %s:\n%s", want, out)

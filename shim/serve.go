@@ -18,6 +18,7 @@ import (
 
 	"strata/pkg/ctxlog"
 	"strata/pkg/linux/fifo"
+	"strata/pkg/linux/selfmem"
 	"strata/pkg/linux/unixsock"
 	"strata/shim/internal/process"
 	"strata/shim/internal/reaper"
@@ -29,6 +30,10 @@ const (
 	drainEvents = 10 * time.Second // for the daemon to take the last events
 	drainCalls  = time.Second      // for calls that are under way
 )
+
+// quiet is how long after the start of a process the shim gives back the memory that the
+// start took: long enough for a burst of starts to be over.
+const quiet = 500 * time.Millisecond
 
 // Serve serves the task API on the socket that Start has left on descriptor 3, until a
 // daemon shuts it down. It returns when the last events and the last output are
@@ -59,8 +64,10 @@ func Serve(ctx context.Context, cfg Config) error {
 		Namespace: cfg.Namespace, SocketDir: filepath.Dir(socket), Reaper: reap, Publish: publisher.Publish,
 	})
 	down := make(chan struct{})
+	trim := time.AfterFunc(quiet, func() { _ = selfmem.Trim() }) // at worst it stays as large as it is
+	defer trim.Stop()
 	service := &taskapi.Service{
-		Tasks: tasks, Connected: publisher.Wake, Shutdown: sync.OnceFunc(func() { close(down) }),
+		Tasks: tasks, Connected: publisher.Wake, Busy: func() { trim.Reset(quiet) }, Shutdown: sync.OnceFunc(func() { close(down) }),
 	}
 	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(rootOnly{}))
 	if err != nil {

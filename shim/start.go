@@ -115,14 +115,14 @@ func spawn(cfg Config, req bootstrap.Request, bundle string, l *net.UnixListener
 	return nil
 }
 
-// environment is that of the daemon, with the address that the request gives and few
-// processors: a shim mostly waits.
+// environment is that of the daemon, with the address that the request gives and one
+// processor: a shim mostly waits, and each processor has memory of its own.
 func environment(cfg Config, req bootstrap.Request) []string {
 	ttrpc := cfg.TTRPCAddress
 	if req.TTRPCAddress != "" {
 		ttrpc = req.TTRPCAddress
 	}
-	set := map[string]string{"GOMAXPROCS": "2", "TTRPC_ADDRESS": ttrpc}
+	set := map[string]string{"GOMAXPROCS": "1", "TTRPC_ADDRESS": ttrpc}
 	env := make([]string, 0, len(set)+16)
 	for _, kv := range os.Environ() {
 		key, _, _ := strings.Cut(kv, "=")

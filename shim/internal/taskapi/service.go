@@ -29,6 +29,8 @@ type Service struct {
 	Tasks *process.Tasks
 	// Connected is called when a daemon has found the shim (again).
 	Connected func()
+	// Busy is called when a process was started: soon there is nothing to do for long.
+	Busy func()
 	// Shutdown is called when the daemon has no use for the shim any more. It does not
 	// block.
 	Shutdown func()
@@ -107,6 +109,7 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 }
 
 func (s *Service) start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+	defer s.Busy()
 	pid, err := s.Tasks.Start(ctx, r.GetID(), r.GetExecID())
 	return &task.StartResponse{Pid: uint32(pid)}, err
 }

@@ -65,12 +65,17 @@ func (s *session) ps(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	custom := c.String("format")
+	if c.Bool("quiet") && custom != "" {
+		fmt.Fprintln(s.stderr, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+		custom = ""
+	}
 	t := containerTable(c.Bool("size"))
-	format := t.Choose(c.String("format"), s.conf().Formats.Ps, c.Bool("quiet"))
+	format := t.Choose(custom, s.conf().Formats.Ps, c.Bool("quiet"))
 	opts := client.ListContainers{
 		All: c.Bool("all"), Limit: int(c.Int64("last")), Filters: f,
 		// A template that shows the size asks for it, although it is dear.
-		Size: c.Bool("size") || strings.Contains(c.String("format"), ".Size"),
+		Size: c.Bool("size") || strings.Contains(format, ".Size"),
 	}
 	if c.Bool("latest") && !c.IsSet("last") {
 		opts.Limit = 1

@@ -40,8 +40,10 @@ func TestWritePrintsEachFormat(t *testing.T) {
 		{"json", "json", "", false, `{"ID":"1","Name":"first"}` + "\n" + `{"ID":"22","Name":"the second"}` + "\n"},
 		{"template", `{{upper .Name}}\t{{.ID}}`, "", false, "FIRST\t1\nTHE SECOND\t22\n"},
 		{"own table", `table {{lower .Name}}\t{{.Label "a.b"}}`, "", false, "NAME         b\nfirst        <x>\nthe second   \n"},
-		{"functions", `{{json .Name}} {{title .Name}} {{pad .ID 1 2}}| {{truncate .Name 3}} {{join (split .Name " ") "-"}}`, "", false,
-			"\"first\" First  1  | fir first\n\"the second\" The Second  22  | the the-second\n"},
+		{
+			"functions", `{{json .Name}} {{title .Name}} {{pad .ID 1 2}}| {{truncate .Name 3}} {{join (split .Name " ") "-"}}`, "", false,
+			"\"first\" First  1  | fir first\n\"the second\" The Second  22  | the the-second\n",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out strings.Builder

@@ -30,6 +30,7 @@ type Tasks interface {
 	KillTask(ctx context.Context, containerID, execID string, signal int, all bool) error
 	DeleteTask(ctx context.Context, containerID string) (supervisor.ExitStatus, error)
 	ResizeTask(ctx context.Context, containerID, execID string, width, height int) error
+	CloseStdin(ctx context.Context, containerID, execID string) error
 	PauseTask(ctx context.Context, containerID string) error
 	ResumeTask(ctx context.Context, containerID string) error
 	TaskPIDs(ctx context.Context, containerID string) ([]int, error)

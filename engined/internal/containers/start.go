@@ -95,9 +95,20 @@ func (s *Service) start(ctx context.Context, c *Container, restarts int) (err er
 		return fmt.Errorf("failed to start task for container: %w", err)
 	}
 	undo.Release() // Point of no return: the process runs.
+	if io.stdin != "" {
+		s.letGoOfStdin(ctx, c.ID)
+	}
 	s.started(ctx, c, pid, restarts, time.Now().UTC())
 	c.setInfo(func(i *runtimeInfo) { i.steps, i.userCached = steps.done(), false })
 	return nil
+}
+
+// letGoOfStdin leaves a foreign shim's copy of stdin to our logger alone, so that it ends
+// when the client ends it.
+func (s *Service) letGoOfStdin(ctx context.Context, containerID string) {
+	if err := s.Tasks.CloseStdin(ctx, containerID, ""); err != nil && !errdefs.IsNotFound(err) {
+		ctxlog.From(ctx).Warn("stdin of the container will not end", ctxlog.Error, err)
+	}
 }
 
 // started records that the init process runs, and tells everybody.

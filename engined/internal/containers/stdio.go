@@ -66,6 +66,9 @@ func (s *Service) ExecStdio(c *Container, execID string, stdin, tty bool) (socke
 	return io.socket, io.stdin, io.stdout, err
 }
 
+// Foreign reports whether a container runs under a shim that is not ours.
+func (s *Service) Foreign(c *Container) bool { return c.Definition().Runtime != shimRuntime }
+
 // uri gives u the form that the runtime understands.
 func (s *Service) uri(runtime string, u shimio.URI) (streams, error) {
 	out := streams{socket: u.Socket}

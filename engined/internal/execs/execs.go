@@ -33,6 +33,7 @@ type Tasks interface {
 	StartTask(ctx context.Context, containerID, execID string) (pid int, err error)
 	KillTask(ctx context.Context, containerID, execID string, signal int, all bool) error
 	DeleteExec(ctx context.Context, containerID, execID string) (supervisor.ExitStatus, error)
+	CloseStdin(ctx context.Context, containerID, execID string) error
 	ResizeTask(ctx context.Context, containerID, execID string, width, height int) error
 }
 
@@ -196,20 +197,56 @@ func (s *Service) Start(ctx context.Context, id string, r StartRequest) (_ net.C
 		return nil, fmt.Errorf("create exec: %w", err)
 	}
 	undo.Add(func() { s.free(ctx, e) })
-	var conn net.Conn
-	if !r.Detach {
-		if conn, err = containers.DialAttach(ctx, socket, r.Hello); err != nil {
-			return nil, err
-		}
-		undo.Add(func() { _ = conn.Close() }) // the first error says more
-	}
-	pid, err := s.tasks.StartTask(ctx, e.Container.ID, e.ID)
+	conn, pid, err := s.connectAndStart(ctx, e, socket, r)
 	if err != nil {
 		return nil, err
 	}
 	undo.Release() // Point of no return: the process runs.
+	if stdin != "" {
+		if err := s.tasks.CloseStdin(ctx, e.Container.ID, e.ID); err != nil && !errdefs.IsNotFound(err) {
+			ctxlog.From(ctx).Warn("stdin of the exec will not end", ctxlog.Error, err)
+		}
+	}
 	s.run(e, pid)
 	return conn, nil
+}
+
+// connectAndStart dials the streams before the process runs, so that nothing of its output
+// is missed. A foreign shim makes them only in the course of the start.
+func (s *Service) connectAndStart(ctx context.Context, e *Exec, socket string, r StartRequest) (net.Conn, int, error) {
+	var conn net.Conn
+	var pid int
+	dctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dial := func() (err error) {
+		if !r.Detach {
+			conn, err = containers.DialAttach(dctx, socket, r.Hello)
+		}
+		return err
+	}
+	start := func() (err error) {
+		pid, err = s.tasks.StartTask(ctx, e.Container.ID, e.ID)
+		return err
+	}
+	var err error
+	if s.ctrs.Foreign(e.Container) {
+		var dialled error
+		var wg sync.WaitGroup
+		wg.Go(func() { dialled = dial() })
+		if err = start(); err != nil {
+			cancel() // there will be no streams
+		}
+		wg.Wait()
+		if err == nil {
+			err = dialled
+		}
+	} else if err = dial(); err == nil {
+		err = start()
+	}
+	if err != nil && conn != nil {
+		_ = conn.Close() // the first error says more
+	}
+	return conn, pid, err
 }
 
 func (s *Service) begin(e *Exec) error {

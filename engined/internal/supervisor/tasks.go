@@ -164,6 +164,13 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest) error {
 	return err
 }
 
+// CloseStdin has the shim let go of a process's stdin: it ends when its other writers have
+// too.
+func (c *Client) CloseStdin(ctx context.Context, containerID, execID string) error {
+	_, err := c.tasks().CloseIO(c.scope(ctx), &tasks.CloseIORequest{ContainerID: containerID, ExecID: execID, Stdin: true})
+	return err
+}
+
 // ResizeTask sets the window of a process's terminal, in characters.
 func (c *Client) ResizeTask(ctx context.Context, containerID, execID string, width, height int) error {
 	_, err := c.tasks().ResizePty(c.scope(ctx), &tasks.ResizePtyRequest{ContainerID: containerID, ExecID: execID, Width: uint32(width), Height: uint32(height)})

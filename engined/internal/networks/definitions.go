@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strata/engined/internal/events"
 	"strata/engined/internal/networks/firewall"
 	"strata/engined/internal/networks/ipam"
 	"strata/pkg/cleanup"
@@ -430,6 +431,9 @@ func (m *Manager) Prune(ctx context.Context, match func(Network) bool) ([]string
 			return names, err
 		}
 		names = append(names, n.Name)
+	}
+	if m.cfg.Events != nil {
+		m.cfg.Events.Publish(events.Event{Type: "network", Action: "prune", Attributes: map[string]string{"reclaimed": "0"}})
 	}
 	return names, nil
 }

@@ -1,11 +1,15 @@
-// Package volumes keeps named, engine-managed directories: definitions in engine.db, files
-// below DATA/volumes/NAME/_data, and which containers refer to them.
+// Package volumes keeps named, engine-managed directories: definitions and references in
+// engine.db, files below DATA/volumes/NAME/_data.
 //
-// A reference is a fact about a container's definition and is stored with the volume, so
-// that a volume is never removed under a container; after a crash [Manager.Retain] drops the
-// references of containers that were never finished. A volume whose options name a device
-// is mounted while a started container uses it.
+// It owns names, the local driver's mounts (options type, o, device), and who uses a volume:
+// a container refers to it from its creation to its removal (durable; keeps the volume from
+// being removed) and acquires it while it runs (in memory; keeps it mounted). It refuses to
+// know what containers are, and what is inside a volume.
 //
-// The package refuses to know what a container is, and what an image puts into a fresh
-// volume. Bucket volumes: NAME → record (JSON).
+// Invariant: a directory DATA/volumes/NAME has a record. A record is written before its
+// directory is made, and a directory is renamed to .removing-… before its record is deleted;
+// New finishes or undoes what a crash left in between.
+//
+// manager.go defines and removes, use.go is refer, acquire and back, options.go the local
+// driver's mounts.
 package volumes

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,9 +17,23 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"strata/engined/internal/events"
+	"strata/pkg/ctxlog"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/mount"
+	"strata/pkg/linux/tree"
 	"strata/pkg/metadb"
+)
+
+const (
+	// driverLocal is the only driver.
+	driverLocal = "local"
+	// anonymousLabel is how docker's clients tell volumes without a given name.
+	anonymousLabel = "com.docker.volume.anonymous"
+	// dataDir is the directory of a volume that containers see.
+	dataDir = "_data"
+	// removing begins the name of a directory whose volume is being removed. No volume's
+	// name begins with a dot.
+	removing = ".removing-"
 )
 
 // Volume is a named directory.
@@ -42,395 +56,305 @@ type CreateRequest struct {
 	Labels  map[string]string
 }
 
-// localDriver is the only driver.
-const localDriver = "local"
-
-// record is a volume as it is stored. It is replaced, never changed.
-type record struct {
-	Volume
-	Users  []string // containers whose definitions name it, sorted
-	Active []string // of those, the started ones, for volumes with a device
-}
-
 // Manager owns the volumes. Its methods are safe for concurrent use.
+//
+// Lock order: change, then mu. change is held while something is changed, with its fsync and
+// mounts; mu only for the maps, so that readers never wait for the disk.
 type Manager struct {
-	dir     string
-	records metadb.Bucket[record]
+	root    string
+	records metadb.Bucket[Volume]
+	users   metadb.Bucket[[]string] // container id → names of volumes
 	events  events.Publisher
 
-	mu      sync.Mutex // guards byName, and orders what is stored with what is on disk
-	byName  map[string]record
-	mounted map[string][]string // container → volumes that it has acquired since the engine's start
+	change sync.Mutex
+
+	mu       sync.Mutex
+	volumes  map[string]Volume
+	refs     map[string]map[string]bool // name → container ids
+	acquired map[string]map[string]bool // name → container ids
 }
 
-// New opens the records in db and the directories below dataRoot/volumes. What a crash left
-// half made or half removed there is removed.
+// New opens the records in db and the directories below dataRoot/volumes, and finishes or
+// undoes what a crash left half done.
 func New(db *bolt.DB, dataRoot string, pub events.Publisher) (*Manager, error) {
-	records, err := metadb.NewBucket[record](db, "volumes")
+	records, err := metadb.NewBucket[Volume](db, "volumes")
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{dir: filepath.Join(dataRoot, "volumes"), records: records, events: pub, mounted: map[string][]string{}}
-	if err := os.MkdirAll(m.dir, 0o711); err != nil {
-		return nil, fmt.Errorf("open volumes: %w", err)
-	}
-	if m.byName, err = records.All(); err != nil {
-		return nil, fmt.Errorf("open volumes: %w", err)
-	}
-	entries, err := os.ReadDir(m.dir)
+	users, err := metadb.NewBucket[[]string](db, "volume-users")
 	if err != nil {
-		return nil, fmt.Errorf("open volumes: %w", err)
+		return nil, err
+	}
+	m := &Manager{
+		root: filepath.Join(dataRoot, "volumes"), records: records, users: users, events: pub,
+		refs: map[string]map[string]bool{}, acquired: map[string]map[string]bool{},
+	}
+	if err := os.MkdirAll(m.root, 0o701); err != nil {
+		return nil, fmt.Errorf("volumes: %w", err)
+	}
+	if m.volumes, err = records.All(); err != nil && !errdefs.IsDataLoss(err) {
+		return nil, fmt.Errorf("load volumes: %w", err)
+	}
+	for name, v := range m.volumes {
+		v.Mountpoint = m.data(name) // the data root may have been moved
+		m.volumes[name] = v
+	}
+	refs, err := users.All()
+	if err != nil && !errdefs.IsDataLoss(err) {
+		return nil, fmt.Errorf("load users of volumes: %w", err)
+	}
+	for containerID, names := range refs {
+		for _, name := range names {
+			put(m.refs, name, containerID)
+		}
+	}
+	return m, m.recover()
+}
+
+// recover brings directories in line with the records.
+func (m *Manager) recover() error {
+	entries, err := os.ReadDir(m.root)
+	if err != nil {
+		return fmt.Errorf("recover volumes: %w", err)
 	}
 	for _, e := range entries {
-		// Only what New or Remove renamed away is certain to be nobody's.
-		if strings.HasPrefix(e.Name(), ".") {
-			if err := os.RemoveAll(filepath.Join(m.dir, e.Name())); err != nil {
-				return nil, fmt.Errorf("sweep volumes: %w", err)
-			}
-		}
-	}
-	return m, nil
-}
-
-// Retain drops the references of containers that do not exist, and returns the anonymous
-// volumes that nobody refers to any more because of that. It is for the start of the engine.
-func (m *Manager) Retain(exists func(containerID string) bool) (orphans []string, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, r := range m.byName {
-		gone := func(id string) bool { return !exists(id) }
-		if !slices.ContainsFunc(r.Users, gone) {
+		rest, ok := strings.CutPrefix(e.Name(), removing)
+		if !ok {
 			continue
 		}
-		r.Users, r.Active = slices.DeleteFunc(slices.Clone(r.Users), gone), slices.DeleteFunc(slices.Clone(r.Active), gone)
-		if err := m.putLocked(r); err != nil {
-			return orphans, err
+		name, _, _ := strings.Cut(rest, "@")
+		path := filepath.Join(m.root, e.Name())
+		if _, ok := m.volumes[name]; ok { // the record was not deleted: the removal is undone
+			if err := os.Rename(path, m.dir(name)); err == nil {
+				continue
+			}
 		}
-		if r.Anonymous && len(r.Users) == 0 {
-			orphans = append(orphans, name)
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("finish removal of volume %q: %w", name, err)
 		}
 	}
-	return orphans, nil
-}
-
-// putLocked stores r. Preconditions: mu is held.
-func (m *Manager) putLocked(r record) error {
-	if err := m.records.Put(r.Name, r); err != nil {
-		return err
+	for name, v := range m.volumes {
+		if err := m.makeDirs(name); err != nil {
+			return err
+		}
+		if len(v.Options) == 0 {
+			continue
+		}
+		if on, err := mounted(v.Mountpoint); err != nil {
+			return err
+		} else if on { // of an earlier process: whoever refers to it may be running on it
+			m.acquired[name] = maps.Clone(m.refs[name])
+		}
 	}
-	m.byName[r.Name] = r
 	return nil
 }
 
-// Create makes a volume, or returns the one of that name if it has the same driver and
-// options (ErrConflict otherwise). Errors of class ErrInvalidArgument: a bad name or option;
-// ErrNotFound: an unknown driver.
-func (m *Manager) Create(_ context.Context, r CreateRequest) (Volume, error) {
-	if err := validate(r); err != nil {
+func (m *Manager) dir(name string) string  { return filepath.Join(m.root, name) }
+func (m *Manager) data(name string) string { return filepath.Join(m.root, name, dataDir) }
+
+func (m *Manager) makeDirs(name string) error {
+	if err := os.MkdirAll(m.dir(name), 0o701); err != nil {
+		return fmt.Errorf("make volume %q: %w", name, err)
+	}
+	if err := os.Mkdir(m.data(name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make volume %q: %w", name, err)
+	}
+	return nil
+}
+
+// Create makes a volume, or returns the one of that name (as dockerd does, whatever its
+// options). Another driver is an error of class ErrConflict.
+func (m *Manager) Create(ctx context.Context, r CreateRequest) (Volume, error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	return m.createLocked(ctx, r)
+}
+
+// createLocked does the work of Create. Preconditions: change is held.
+func (m *Manager) createLocked(ctx context.Context, r CreateRequest) (Volume, error) {
+	v := Volume{Name: r.Name, Driver: r.Driver, Created: time.Now(), Labels: maps.Clone(r.Labels), Options: maps.Clone(r.Options)}
+	if v.Driver == "" {
+		v.Driver = driverLocal
+	}
+	if v.Name == "" {
+		v.Name, v.Anonymous = identifiers.New(), true
+		if v.Labels == nil {
+			v.Labels = map[string]string{}
+		}
+		v.Labels[anonymousLabel] = ""
+	}
+	if err := checkName(v.Name); err != nil {
+		return Volume{}, fmt.Errorf("create %s: %w", v.Name, err)
+	}
+	if v.Driver != driverLocal {
+		return Volume{}, fmt.Errorf("create %s: error looking up volume plugin %s: plugin %q not found: %w", v.Name, v.Driver, v.Driver, errdefs.ErrNotFound)
+	}
+	if old, err := m.Get(v.Name); err == nil {
+		return old, nil
+	}
+	if err := checkOptions(v.Options); err != nil {
+		return Volume{}, fmt.Errorf("create %s: %w", v.Name, err)
+	}
+	v.Mountpoint = m.data(v.Name)
+	if err := m.records.Put(v.Name, v); err != nil {
 		return Volume{}, err
+	}
+	if err := m.makeDirs(v.Name); err != nil {
+		return Volume{}, errors.Join(err, m.records.Delete(v.Name))
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.createLocked(r)
-}
-
-func validate(r CreateRequest) error {
-	if r.Driver != "" && r.Driver != localDriver {
-		return fmt.Errorf("error looking up volume plugin %s: plugin %q not found: %w", r.Driver, r.Driver, errdefs.ErrNotFound)
-	}
-	if r.Name != "" && !identifiers.ValidName(r.Name) {
-		return fmt.Errorf("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path: %w", r.Name, errdefs.ErrInvalidArgument)
-	}
-	for k := range r.Options {
-		if !slices.Contains([]string{"type", "o", "device", "size"}, k) {
-			return fmt.Errorf("invalid option: %q: %w", k, errdefs.ErrInvalidArgument)
-		}
-	}
-	if r.Options["size"] != "" {
-		return fmt.Errorf("volume option size needs quotas: %w", errdefs.ErrNotImplemented)
-	}
-	if len(r.Options) > 0 && (r.Options["type"] == "" || r.Options["device"] == "") {
-		return fmt.Errorf("missing required option: a volume with options needs both \"type\" and \"device\": %w", errdefs.ErrInvalidArgument)
-	}
-	return nil
-}
-
-func (m *Manager) createLocked(r CreateRequest) (Volume, error) {
-	anonymous := r.Name == ""
-	if anonymous {
-		r.Name = identifiers.New()
-	}
-	if old, ok := m.byName[r.Name]; ok {
-		if len(r.Options) > 0 && !maps.Equal(r.Options, old.Options) {
-			return Volume{}, fmt.Errorf("conflict: volume name %q is in use with other options: %w", r.Name, errdefs.ErrConflict)
-		}
-		return old.Volume, nil
-	}
-	v := Volume{
-		Name: r.Name, Driver: localDriver, Mountpoint: filepath.Join(m.dir, r.Name, "_data"), Created: time.Now().UTC(),
-		Labels: r.Labels, Options: r.Options, Anonymous: anonymous,
-	}
-	// The directory may be there: a crash came between it and the record.
-	if err := os.MkdirAll(filepath.Dir(v.Mountpoint), 0o701); err != nil {
-		return Volume{}, fmt.Errorf("create volume %q: %w", r.Name, err)
-	}
-	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
-		return Volume{}, fmt.Errorf("create volume %q: %w", r.Name, err)
-	}
-	// Point of no return: the record makes the volume.
-	if err := m.putLocked(record{Volume: v}); err != nil {
-		return Volume{}, err
-	}
-	m.publish("create", v, nil)
+	m.volumes[v.Name] = v
+	m.mu.Unlock()
+	ctxlog.From(ctx).Debug("volume created", ctxlog.Volume, v.Name)
+	m.publish(v.Name, "create", nil)
 	return v, nil
 }
 
-func (m *Manager) publish(action string, v Volume, attributes map[string]string) {
-	if attributes == nil {
-		attributes = map[string]string{}
+// checkName refuses what cannot be a volume's name, in dockerd's words.
+func checkName(name string) error {
+	if len(name) == 1 {
+		return fmt.Errorf("volume name is too short, names should be at least two alphanumeric characters: %w", errdefs.ErrInvalidArgument)
 	}
-	attributes["driver"] = v.Driver
-	m.events.Publish(events.Event{Type: "volume", Action: action, ActorID: v.Name, Attributes: attributes})
-}
-
-// getLocked returns a record, or ErrNotFound in dockerd's words. Preconditions: mu is held.
-func (m *Manager) getLocked(name string) (record, error) {
-	r, ok := m.byName[name]
-	if !ok {
-		return record{}, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	if !identifiers.ValidName(name) || len(name) > 255 {
+		return fmt.Errorf("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path: %w", name, errdefs.ErrInvalidArgument)
 	}
-	return r, nil
+	return nil
 }
 
 // Get returns a volume, or ErrNotFound in dockerd's words.
 func (m *Manager) Get(name string) (Volume, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, err := m.getLocked(name)
-	return r.Volume, err
+	v, ok := m.volumes[name]
+	if !ok {
+		return Volume{}, fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
+	}
+	return v, nil
 }
 
 // List returns all volumes by name.
 func (m *Manager) List() []Volume {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]Volume, 0, len(m.byName))
-	for _, name := range slices.Sorted(maps.Keys(m.byName)) {
-		out = append(out, m.byName[name].Volume)
-	}
-	return out
+	return slices.SortedFunc(maps.Values(m.volumes), func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Users returns the ids of the containers that refer to a volume.
 func (m *Manager) Users(name string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Clone(m.byName[name].Users)
+	ids := maps.Clone(m.refs[name])
+	if ids == nil {
+		ids = map[string]bool{}
+	}
+	maps.Copy(ids, m.acquired[name])
+	return slices.Sorted(maps.Keys(ids))
 }
 
-// Remove deletes a volume that no container refers to (else ErrConflict, which names the
-// containers). With force a missing one is no error.
-func (m *Manager) Remove(_ context.Context, name string, force bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r, err := m.getLocked(name)
-	if err != nil {
-		if force && errdefs.IsNotFound(err) {
-			return nil
-		}
+// Remove deletes a volume that no container refers to. With force a missing one is no
+// error.
+func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
+	trash, err := m.detach(name)
+	switch {
+	case force && errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
 		return err
 	}
-	return m.removeLocked(r)
-}
-
-func (m *Manager) removeLocked(r record) error {
-	if len(r.Users) > 0 {
-		return fmt.Errorf("remove %s: volume is in use - [%s]: %w", r.Name, strings.Join(r.Users, ", "), errdefs.ErrConflict)
-	}
-	if len(r.Options) > 0 {
-		if err := mount.Unmount(r.Mountpoint); err != nil {
-			return fmt.Errorf("remove %s: %w", r.Name, err)
-		}
-	}
-	// Renamed first: what a crash leaves below a dot is swept at the next start.
-	trash := filepath.Join(m.dir, "."+identifiers.New())
-	if err := os.Rename(filepath.Join(m.dir, r.Name), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove %s: %w", r.Name, err)
-	}
-	// Point of no return: the name is free.
-	if err := m.records.Delete(r.Name); err != nil {
-		return err
-	}
-	delete(m.byName, r.Name)
-	m.publish("destroy", r.Volume, nil)
+	ctxlog.From(ctx).Debug("volume removed", ctxlog.Volume, name)
+	m.publish(name, "destroy", nil)
+	// The name is free already; deleting the files may take long.
 	if err := os.RemoveAll(trash); err != nil {
-		return fmt.Errorf("remove files of volume %s: %w", r.Name, err)
+		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	return nil
+}
+
+// detach takes an unused volume off the list and returns where its files are.
+func (m *Manager) detach(name string) (trash string, err error) {
+	m.change.Lock()
+	defer m.change.Unlock()
+	v, err := m.Get(name)
+	if err != nil {
+		return "", err
+	}
+	if users := m.Users(name); len(users) > 0 {
+		return "", fmt.Errorf("remove %s: volume is in use - [%s]: %w", name, strings.Join(users, ", "), errdefs.ErrConflict)
+	}
+	if err := mount.Unmount(v.Mountpoint); err != nil { // of a process that was killed
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	trash = filepath.Join(m.root, removing+name+"@"+identifiers.New()[:12])
+	if err := os.Rename(m.dir(name), trash); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	if err := m.records.Delete(name); err != nil {
+		return "", errors.Join(err, os.Rename(trash, m.dir(name)))
+	}
+	// Point of no return: after a crash New deletes the files.
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.volumes, name)
+	return trash, nil
 }
 
 // Prune deletes the unused volumes that match and returns their names and freed bytes.
 func (m *Manager) Prune(ctx context.Context, match func(Volume) bool) (names []string, reclaimed uint64, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(m.byName)) {
-		r := m.byName[name]
-		if len(r.Users) > 0 || !match(r.Volume) {
+	for _, v := range m.List() {
+		if ctx.Err() != nil {
+			return names, reclaimed, ctx.Err()
+		}
+		if len(m.Users(v.Name)) > 0 || !match(v) {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
+		size := int64(0)
+		if len(v.Options) == 0 { // what is mounted from elsewhere is not freed
+			if _, size, err = tree.Usage(ctx, v.Mountpoint); err != nil {
+				size = 0 // counted as nothing; the removal says what is wrong
+			}
+		}
+		err = m.Remove(ctx, v.Name, false)
+		if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
+			err = nil
+			continue // in use by now, or gone
+		}
+		if err != nil {
 			return names, reclaimed, err
 		}
-		size := treeSize(r.Mountpoint)
-		if err := m.removeLocked(r); err != nil {
-			return names, reclaimed, err
-		}
-		names, reclaimed = append(names, name), reclaimed+size
+		names = append(names, v.Name)
+		reclaimed += uint64(size)
+	}
+	if m.events != nil {
+		m.events.Publish(events.Event{Type: "volume", Action: "prune", Attributes: map[string]string{"reclaimed": strconv.FormatUint(reclaimed, 10)}})
 	}
 	return names, reclaimed, nil
 }
 
-// treeSize returns the bytes of the regular files below dir; what cannot be read counts
-// nothing.
-func treeSize(dir string) uint64 {
-	var total uint64
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // vanished, or not ours to read: it counts nothing
-		}
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			total += uint64(info.Size())
-		}
-		return nil
-	})
-	return total
+func (m *Manager) publish(name, action string, attributes map[string]string) {
+	if m.events == nil {
+		return
+	}
+	a := map[string]string{"driver": driverLocal}
+	maps.Copy(a, attributes)
+	m.events.Publish(events.Event{Type: "volume", Action: action, ActorID: name, Attributes: a})
 }
 
-// Refer records that a container's definition uses a volume: called when the container is
-// created, so that the volume cannot be removed under it. The volume is made if it is
-// missing.
-func (m *Manager) Refer(_ context.Context, name, containerID string) (Volume, error) {
-	if err := validate(CreateRequest{Name: name}); err != nil {
-		return Volume{}, err
+func put(sets map[string]map[string]bool, key, member string) {
+	if sets[key] == nil {
+		sets[key] = map[string]bool{}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.byName[name]; !ok {
-		if _, err := m.createLocked(CreateRequest{Name: name}); err != nil {
-			return Volume{}, err
-		}
-	}
-	r := m.byName[name]
-	if slices.Contains(r.Users, containerID) {
-		return r.Volume, nil
-	}
-	r.Users = append(slices.Clone(r.Users), containerID)
-	slices.Sort(r.Users)
-	return r.Volume, m.putLocked(r)
+	sets[key][member] = true
 }
 
-// Acquire makes a volume ready for a start of a container, mounting it if its options say
-// so, and returns its directory. fresh is true while the volume is empty: then the image's
-// content may be copied up.
-func (m *Manager) Acquire(_ context.Context, name, containerID string) (path string, fresh bool, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r, err := m.getLocked(name)
-	if err != nil {
-		return "", false, err
+// drop takes member out of the set of key and reports whether it was the last.
+func drop(sets map[string]map[string]bool, key, member string) (last bool) {
+	if !sets[key][member] {
+		return false
 	}
-	if len(r.Options) > 0 {
-		if err := m.mountLocked(r, containerID); err != nil {
-			return "", false, err
-		}
+	delete(sets[key], member)
+	if len(sets[key]) > 0 {
+		return false
 	}
-	entries, err := os.Open(r.Mountpoint)
-	if err != nil {
-		return "", false, fmt.Errorf("open volume %q: %w", name, err)
-	}
-	defer func() { _ = entries.Close() }()
-	_, err = entries.Readdirnames(1)
-	if !slices.Contains(m.mounted[containerID], name) {
-		m.mounted[containerID] = append(m.mounted[containerID], name)
-		m.publish("mount", r.Volume, map[string]string{"container": containerID})
-	}
-	return r.Mountpoint, err != nil, nil
-}
-
-// mountLocked mounts the device of r unless a started container has it mounted already.
-// Preconditions: mu is held.
-func (m *Manager) mountLocked(r record, containerID string) error {
-	if len(r.Active) == 0 {
-		if err := mount.Unmount(r.Mountpoint); err != nil { // what a reboot or crash left
-			return fmt.Errorf("mount volume %q: %w", r.Name, err)
-		}
-		var options []string
-		if o := r.Options["o"]; o != "" {
-			options = strings.Split(o, ",")
-		}
-		device := mount.Mount{Type: r.Options["type"], Source: r.Options["device"], Options: options}
-		if err := mount.All([]mount.Mount{device}, r.Mountpoint); err != nil {
-			return fmt.Errorf("mount volume %q: %w", r.Name, err)
-		}
-	}
-	if slices.Contains(r.Active, containerID) {
-		return nil
-	}
-	r.Active = append(slices.Clone(r.Active), containerID)
-	return m.putLocked(r)
-}
-
-// Release ends the use by a container that stopped; its references stay.
-func (m *Manager) Release(_ context.Context, containerID string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var failed []error
-	for _, r := range m.byName {
-		if !slices.Contains(r.Users, containerID) {
-			continue
-		}
-		if i := slices.Index(r.Active, containerID); i >= 0 {
-			r.Active = slices.Delete(slices.Clone(r.Active), i, i+1)
-			if len(r.Active) == 0 {
-				failed = append(failed, mount.Unmount(r.Mountpoint))
-			}
-			failed = append(failed, m.putLocked(r))
-		}
-		if slices.Contains(m.mounted[containerID], r.Name) {
-			m.publish("unmount", r.Volume, map[string]string{"container": containerID})
-		}
-	}
-	delete(m.mounted, containerID)
-	if err := errors.Join(failed...); err != nil {
-		return fmt.Errorf("release volumes of container %q: %w", containerID, err)
-	}
-	return nil
-}
-
-// Forget drops all references of a removed container and returns the anonymous volumes
-// that nobody refers to any more.
-func (m *Manager) Forget(ctx context.Context, containerID string) (orphans []string, err error) {
-	if err := m.Release(ctx, containerID); err != nil {
-		return nil, err
-	}
-	return m.forget(containerID)
-}
-
-func (m *Manager) forget(containerID string) (orphans []string, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, r := range m.byName {
-		i := slices.Index(r.Users, containerID)
-		if i < 0 {
-			continue
-		}
-		r.Users = slices.Delete(slices.Clone(r.Users), i, i+1)
-		if err := m.putLocked(r); err != nil {
-			return orphans, err
-		}
-		if r.Anonymous && len(r.Users) == 0 {
-			orphans = append(orphans, name)
-		}
-	}
-	return orphans, nil
+	delete(sets, key)
+	return true
 }

@@ -164,7 +164,7 @@ type backoff struct {
 func (b *backoff) next(ctx context.Context, err error) bool {
 	b.attempt++
 	limit := b.limit
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.As(err, new(*net.DNSError)) {
 		limit = min(limit, 3)
 	}
 	if b.attempt >= limit || !transient(err) {

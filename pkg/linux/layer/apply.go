@@ -193,18 +193,20 @@ func (a *applier) entry(ctx context.Context, h *tar.Header, content io.Reader) e
 		// back door, where the bookkeeping does not see it.
 		return a.whiteout(d, whiteoutPrefix+base)
 	}
-	if err := a.create(ctx, d, base, name, h, content); err != nil {
+	if err := a.create(ctx, d, base, h, content); err != nil {
 		return err
+	}
+	if h.Typeflag == tar.TypeDir {
+		a.later(name, h)
 	}
 	a.made[made{d.ino, base}] = struct{}{}
 	return nil
 }
 
 // create makes the entry base of directory d.
-func (a *applier) create(ctx context.Context, d *dir, base, name string, h *tar.Header, content io.Reader) error {
+func (a *applier) create(ctx context.Context, d *dir, base string, h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		a.later(name, h)
 		return a.directory(d, base, h)
 	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
 		return a.file(ctx, d, base, h, content)

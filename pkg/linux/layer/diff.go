@@ -47,7 +47,7 @@ func Diff(ctx context.Context, w io.Writer, s Source) error {
 		}
 		defer lower.close()
 	}
-	if err := d.walk(ctx, upper, lower, nil); err != nil {
+	if err := d.walk(ctx, pair{upper: upper, lower: lower}); err != nil {
 		return fmt.Errorf("diff: %w", err)
 	}
 	if err := d.tw.Close(); err != nil {
@@ -99,14 +99,20 @@ func (d *differ) write(h *tar.Header) error {
 	return d.tw.WriteHeader(h)
 }
 
-// walk compares two directories. lower may be nil.
-func (d *differ) walk(ctx context.Context, upper, lower *dir, p *pending) error {
-	names, err := upper.names()
+// pair is two directories to compare, of the same name.
+type pair struct {
+	upper, lower *dir     // lower: nil if there is none
+	header       *pending // of upper; nil for the root
+}
+
+// walk compares two directories.
+func (d *differ) walk(ctx context.Context, at pair) error {
+	names, err := at.upper.names()
 	if err != nil {
 		return err
 	}
-	if lower != nil && !d.source.Overlay {
-		more, err := lower.names()
+	if at.lower != nil && !d.source.Overlay {
+		more, err := at.lower.names()
 		if err != nil {
 			return err
 		}
@@ -117,8 +123,8 @@ func (d *differ) walk(ctx context.Context, upper, lower *dir, p *pending) error 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := d.entry(ctx, upper, lower, p, name); err != nil {
-			return fmt.Errorf("%q: %w", path.Join(upper.path, name), err)
+		if err := d.entry(ctx, at, name); err != nil {
+			return fmt.Errorf("%q: %w", path.Join(at.upper.path, name), err)
 		}
 	}
 	return nil
@@ -139,16 +145,16 @@ func stat(d *dir, name string) (*unix.Stat_t, error) {
 	return nil, fail("fstatat", name, err)
 }
 
-func (d *differ) entry(ctx context.Context, upper, lower *dir, p *pending, name string) error {
-	st, err := stat(upper, name)
+func (d *differ) entry(ctx context.Context, at pair, name string) error {
+	st, err := stat(at.upper, name)
 	if err != nil {
 		return err
 	}
-	below, err := stat(lower, name)
+	below, err := stat(at.lower, name)
 	if err != nil {
 		return err
 	}
-	full := path.Join(upper.path, name)
+	full := path.Join(at.upper.path, name)
 	switch {
 	case st == nil && below == nil:
 		return nil // gone meanwhile
@@ -156,20 +162,20 @@ func (d *differ) entry(ctx context.Context, upper, lower *dir, p *pending, name 
 		if below == nil {
 			return nil // it hides nothing
 		}
-		return d.empty(p, path.Join(upper.path, whiteoutPrefix+name))
+		return d.empty(at.header, path.Join(at.upper.path, whiteoutPrefix+name))
 	case st.Mode&unix.S_IFMT == unix.S_IFSOCK:
 		return nil
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return d.directory(ctx, upper, lower, p, name, st, below)
+		return d.directory(ctx, at, name, st, below)
 	}
-	same, err := d.same(upper, lower, name, st, below)
+	same, err := d.same(at.upper, at.lower, name, st, below)
 	if err != nil || same {
 		return err
 	}
-	if err := d.flush(p); err != nil {
+	if err := d.flush(at.header); err != nil {
 		return err
 	}
-	return d.file(upper, name, full, st)
+	return d.file(at.upper, name, full, st)
 }
 
 // empty writes a whiteout.
@@ -180,15 +186,15 @@ func (d *differ) empty(p *pending, name string) error {
 	return d.write(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 }
 
-func (d *differ) directory(ctx context.Context, upper, lower *dir, p *pending, name string, st, below *unix.Stat_t) error {
-	sub, err := upper.sub(name)
+func (d *differ) directory(ctx context.Context, at pair, name string, st, below *unix.Stat_t) error {
+	sub, err := at.upper.sub(name)
 	if err != nil {
 		return err
 	}
 	defer sub.close()
 	var low *dir
 	if below != nil && below.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if low, err = lower.sub(name); err != nil {
+		if low, err = at.lower.sub(name); err != nil {
 			return err
 		}
 		defer low.close()
@@ -197,7 +203,7 @@ func (d *differ) directory(ctx context.Context, upper, lower *dir, p *pending, n
 	if err != nil {
 		return err
 	}
-	child := &pending{parent: p, header: h}
+	child := &pending{parent: at.header, header: h}
 	if low == nil || !sameOwner(st, below) || !sameXattrs(sub.fd(), low.fd()) {
 		if err := d.flush(child); err != nil {
 			return err
@@ -211,7 +217,7 @@ func (d *differ) directory(ctx context.Context, upper, lower *dir, p *pending, n
 		}
 		low = nil
 	}
-	return d.walk(ctx, sub, low, child)
+	return d.walk(ctx, pair{sub, low, child})
 }
 
 func (d *differ) isOpaque(sub *dir) bool {

@@ -293,14 +293,14 @@ func (s *Store) Commit(ctx context.Context, newName, key string, labels map[stri
 	if r.Kind != KindActive {
 		return fmt.Errorf("commit: snapshot %q is not active: %w", key, errdefs.ErrFailedPrecondition)
 	}
-	if err := s.commit(ctx, r, n, newName, usage, labels); err != nil {
+	if err := s.commit(ctx, r, newName, usage, labels); err != nil {
 		return fmt.Errorf("commit snapshot %q: %w", key, err)
 	}
 	facts.Publish(ctx, s.Publisher, facts.SnapshotCommitted(s.Driver.Name(), key, newName))
 	return nil
 }
 
-func (s *Store) commit(ctx context.Context, r *record, old name, newName string, usage Usage, labels map[string]string) error {
+func (s *Store) commit(ctx context.Context, r *record, newName string, usage Usage, labels map[string]string) error {
 	leave := s.Barrier.Enter()
 	defer leave()
 	c := *r
@@ -314,7 +314,7 @@ func (s *Store) commit(ctx context.Context, r *record, old name, newName string,
 	if err := s.write(&c); err != nil { // the point of no return
 		return diskFull(err)
 	}
-	s.index.put(&c, old)
+	s.index.put(&c, name{r.Namespace, r.Name})
 	s.Barrier.Touch(s.node(&c))
 	s.flusher.note(c.ID, true)
 	return nil

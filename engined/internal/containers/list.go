@@ -94,12 +94,12 @@ func (s *Service) matcher(r ListRequest) (matcher, error) {
 func checkFilters(f filters.Args) error {
 	for _, v := range f["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
-			return err
+			return invalid("%v", err)
 		}
 	}
 	for _, v := range f["health"] {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
-			return err
+			return invalid("%v", err)
 		}
 	}
 	for _, v := range f["exited"] {

@@ -197,7 +197,7 @@ func parseHostPort(s string) (first, last uint16, err error) {
 
 func validateRestart(h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
-		return err
+		return invalid("%v", err)
 	}
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return invalid("can't create 'AutoRemove' container with restart policy")

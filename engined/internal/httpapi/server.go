@@ -47,11 +47,13 @@ func New(s Services) http.Handler {
 		ctrs.routes(),
 		execAPI{s.Execs}.routes(),
 		Images(s.Images).routes(),
+		commitAPI{s.Containers, s.Images}.routes(),
 		eventsAPI{s.Events}.routes(),
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),
 		explainAPI{s.Containers, s.Below, s.Doctor}.routes(),
 		volumesAPI{s.Volumes}.routes(),
+		networksAPI{s.Networks, s.Containers}.routes(),
 		absentAPI{}.routes(),
 	}
 	header := http.Header{}

@@ -54,7 +54,9 @@ func (a systemAPI) df(w http.ResponseWriter, r *request) error {
 		}
 		out.Images = []imageSummary{}
 		for _, s := range list {
-			out.Images = append(out.Images, toSummary(s, r))
+			sum := toSummary(s, r)
+			sum.Containers = s.Containers // df counts them in every version
+			out.Images = append(out.Images, sum)
 		}
 		if out.LayersSize, err = a.usage.images.LayersSize(r.Context()); err != nil {
 			return err

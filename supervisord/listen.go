@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -87,6 +89,20 @@ func listenTTRPC(path string, forwarder grpcapi.Forwarder) (func(context.Context
 		}
 		return fmt.Errorf("serve %q: %w", path, err)
 	}, nil
+}
+
+// lockState keeps a second daemon from taking over the same shims. The error is of class
+// ErrUnavailable.
+func lockState(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock state %q: another process uses it; stop it, or give this one a state directory of its own: %w", dir, errdefs.ErrUnavailable)
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // errStop ends a group whose daemon could not start.

@@ -56,6 +56,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := makeDirs(cfg); err != nil {
 		return err
 	}
+	unlock, err := lockState(cfg.State)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	broker := &events.Broker{}
 	stores, err := storage.Open(ctx, cfg.Root, broker)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"strata/pkg/shimio"
+	_ "strata/shim" // its binary is under test: without this, results are cached across changes
 )
 
 // patience bounds every wait of the tests.

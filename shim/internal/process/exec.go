@@ -1,7 +1,6 @@
 package process
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -71,8 +70,9 @@ func (t *Task) acceptsExecLocked(p *Process) error {
 	return nil
 }
 
-// startExec has the runtime make the process of an exec.
-func (p *Process) startExec(ctx context.Context) (pid int, err error) {
+// startExec has the runtime make the process of an exec; as start, it is finished once
+// begun.
+func (p *Process) startExec() (pid int, err error) {
 	t := p.task
 	t.mu.Lock()
 	err = p.begin(Creating)
@@ -90,7 +90,7 @@ func (p *Process) startExec(ctx context.Context) (pid int, err error) {
 	}
 	window := t.tasks.cfg.Reaper.Open()
 	defer window.Close()
-	pid, err = t.runtime.Exec(ctx, ocicli.ExecArgs{
+	pid, err = t.runtime.Exec(t.tasks.ctx, ocicli.ExecArgs{
 		ContainerID: t.id, ExecID: p.execID, Process: p.spec, ConsoleSocket: p.io.ConsoleSocket(), Streams: p.io.Streams(),
 	})
 	if err != nil {

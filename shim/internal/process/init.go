@@ -161,6 +161,9 @@ func (t *Task) create(ctx context.Context, a CreateArgs) error {
 		})
 		return err
 	})
+	if err != nil && ctx.Err() != nil { // killed half-way; nothing else of that id can be meant
+		err = errors.Join(err, t.runtime.ForceDelete(ctx, t.id))
+	}
 	if err != nil {
 		return fmt.Errorf("create task %q: %w", t.id, err)
 	}
@@ -266,8 +269,9 @@ func LoadOptions(bundle string) (Options, error) {
 	return o, nil
 }
 
-// start lets the container's program run.
-func (t *Task) start(ctx context.Context) (pid int, err error) {
+// start lets the container's program run. Once begun it is finished, even if whoever asked
+// for it has died: half a start cannot be told from a whole one.
+func (t *Task) start() (pid int, err error) {
 	p := t.init
 	t.mu.Lock()
 	err = p.begin(Created)
@@ -276,7 +280,7 @@ func (t *Task) start(ctx context.Context) (pid int, err error) {
 		return 0, err
 	}
 	defer p.finish()
-	if err := t.timed("runtime start", func() error { return t.runtime.Start(ctx, t.id) }); err != nil {
+	if err := t.timed("runtime start", func() error { return t.runtime.Start(t.tasks.ctx, t.id) }); err != nil {
 		return 0, fmt.Errorf("start task %q: %w", t.id, err)
 	}
 	t.mu.Lock()

@@ -107,17 +107,17 @@ func (ts *Tasks) Wait(ctx context.Context, containerID, execID string) (Exit, er
 	return p.wait(ctx)
 }
 
-// Start lets a created process run; it returns its pid. The error is of class
+// Start lets a created process run; it returns its pid. It cannot be cancelled. The error is of class
 // ErrFailedPrecondition unless the process is created.
-func (ts *Tasks) Start(ctx context.Context, containerID, execID string) (pid int, err error) {
+func (ts *Tasks) Start(containerID, execID string) (pid int, err error) {
 	p, err := ts.process(containerID, execID)
 	if err != nil {
 		return 0, err
 	}
 	if execID != "" {
-		return p.startExec(ctx)
+		return p.startExec()
 	}
-	return p.task.start(ctx)
+	return p.task.start()
 }
 
 // Kill sends a signal to a process or, with all, to every process of the task. The
@@ -132,11 +132,22 @@ func (ts *Tasks) Kill(ctx context.Context, containerID, execID string, signal sy
 	switch {
 	case all && execID == "":
 		return t.runtime.KillAll(ctx, t.id, int(signal))
-	case execID == "" && p.snapshot().Status == Paused:
-		// On cgroup v1 a frozen process does not die; the runtime knows what to do.
-		return t.runtime.Kill(ctx, t.id, int(signal))
+	case signal == syscall.SIGKILL && t.init.snapshot().Status == Paused:
+		return t.killFrozen(p)
 	}
 	return p.kill(signal)
+}
+
+// killFrozen kills a process of a paused task. On cgroup v1 a frozen process does not
+// die, so the task is thawed behind the signal.
+func (t *Task) killFrozen(p *Process) error {
+	if err := p.kill(syscall.SIGKILL); err != nil || t.cgroup == nil {
+		return err
+	}
+	if err := t.cgroup.Thaw(); err != nil {
+		return fmt.Errorf("kill %s: %w", p.name(), err)
+	}
+	return nil
 }
 
 // Resize sets the size of a process's terminal. The error is of class

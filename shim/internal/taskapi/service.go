@@ -108,9 +108,9 @@ func (s *Service) create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	return &task.CreateTaskResponse{Pid: uint32(pid)}, err
 }
 
-func (s *Service) start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+func (s *Service) start(_ context.Context, r *task.StartRequest) (*task.StartResponse, error) {
 	defer s.Busy()
-	pid, err := s.Tasks.Start(ctx, r.GetID(), r.GetExecID())
+	pid, err := s.Tasks.Start(r.GetID(), r.GetExecID())
 	return &task.StartResponse{Pid: uint32(pid)}, err
 }
 

@@ -25,6 +25,8 @@ import (
 	"strata/engined/internal/supervisor/supervisortest"
 )
 
+func TestMain(m *testing.M) { os.Exit(supervisortest.Main(m)) }
+
 // imagesServer is the image routes in front of a real supervisor.
 type imagesServer struct {
 	*httptest.Server

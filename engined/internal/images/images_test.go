@@ -31,6 +31,8 @@ import (
 	"strata/pkg/linux/mount"
 )
 
+func TestMain(m *testing.M) { os.Exit(supervisortest.Main(m)) }
+
 // files returns a tar of files with their names as content.
 func files(t *testing.T, names ...string) []byte {
 	t.Helper()

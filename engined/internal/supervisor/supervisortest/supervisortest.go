@@ -30,9 +30,22 @@ type Supervisor struct {
 // startTime bounds the start of a supervisor.
 const startTime = 20 * time.Second
 
-// build makes bin/supervisord once for all tests of a package.
+// dir is where the binary of this test process goes; Main removes it.
+var dir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "supervisortest-") })
+
+// Main runs the tests of a package and removes what Start has built. A package that uses
+// Start calls it from TestMain: func TestMain(m *testing.M) { os.Exit(supervisortest.Main(m)) }.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if d, err := dir(); err == nil {
+		_ = os.RemoveAll(d)
+	}
+	return code
+}
+
+// build makes supervisord once for all tests of a package.
 var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "supervisortest-")
+	dir, err := dir()
 	if err != nil {
 		return "", err
 	}

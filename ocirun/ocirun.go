@@ -48,6 +48,14 @@ type app struct {
 	glob  global
 	store state.Store
 	log   io.Writer
+
+	logFile *os.File // nil unless --log names one
+}
+
+func (a *app) closeLog() {
+	if a.logFile != nil {
+		_ = a.logFile.Close() // written to, never buffered
+	}
 }
 
 // exitError is a status that a verb ends with, without a message.
@@ -59,6 +67,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 // and to standard error.
 func Run(ctx context.Context, cfg Config) int {
 	a := &app{cfg: cfg, log: cfg.Stderr}
+	defer a.closeLog()
 	err := a.run(ctx)
 	if err == nil {
 		return 0
@@ -119,12 +128,11 @@ func (a *app) run(ctx context.Context) error {
 		return fmt.Errorf("unknown log-format %q: %w", g.logFormat, errdefs.ErrInvalidArgument)
 	}
 	if g.log != "" {
-		file, err := os.OpenFile(g.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0o644)
+		file, err := os.OpenFile(g.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 		if err != nil {
 			return err
 		}
-		defer file.Close()
-		a.log = file
+		a.log, a.logFile = file, file
 	}
 	if a.store.Root, err = rootDir(g.root); err != nil {
 		return err

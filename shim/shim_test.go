@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"strata/pkg/shimio"
 	shimv1 "strata/proto/strata/shim/v1"
 )
 
@@ -225,11 +226,11 @@ func TestProcessesWithoutTheirOwnPIDNamespaceDieWithTheTask(t *testing.T) {
 	if got := s.wait(b, ""); got != 4 {
 		t.Errorf("exit = %d, want 4", got)
 	}
-	var pids task.PidsResponse
-	s.must("Pids", &task.PidsRequest{ID: b.id}, &pids)
-	if len(pids.GetProcesses()) != 0 {
-		t.Errorf("left behind: %v", &pids)
-	}
+	waitFor(t, "the end of the rest", func() bool { // SIGKILL was sent before the exit was known
+		var pids task.PidsResponse
+		s.must("Pids", &task.PidsRequest{ID: b.id}, &pids)
+		return len(pids.GetProcesses()) == 0
+	})
 	s.finish(b)
 }
 
@@ -373,6 +374,44 @@ func TestStatsMeasureTheTask(t *testing.T) {
 	if len(resp.GetStats().GetValue()) < 20 {
 		t.Errorf("stats = %v", &resp)
 	}
+	s.kill(b)
+	s.wait(b, "")
+	s.finish(b)
+}
+
+func TestExecsLeaveNoDescriptorsAndFiles(t *testing.T) {
+	d := newDaemon(t)
+	b := d.newBundle("tidy", "sleep 100")
+	s := d.start(b)
+	s.run(b, "")
+	count := func() (fds, files int) {
+		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle, _ := os.ReadDir(b.dir)
+		return len(list), len(bundle)
+	}
+	turn := func(n int) {
+		id := fmt.Sprintf("e%d", n)
+		u := shimio.URI{Socket: filepath.Join(b.dir, "e.sock"), Stdin: shimio.StdinOnce}
+		s.addExec(b, id, "echo hi", u.String())
+		conn, _ := attach(t, u.Socket, shimio.Hello{Stdin: true, Stdout: true})
+		s.must("Start", &task.StartRequest{ID: b.id, ExecID: id}, &task.StartResponse{})
+		_ = readAll(t, conn)
+		s.wait(b, id)
+		s.must("Delete", &task.DeleteRequest{ID: b.id, ExecID: id}, &task.DeleteResponse{})
+	}
+	turn(0)
+	var fds, files int
+	fds, files = count()
+	for n := range 20 {
+		turn(n + 1)
+	}
+	waitFor(t, "descriptors to be closed", func() bool {
+		nowFDs, nowFiles := count()
+		return nowFDs <= fds && nowFiles <= files
+	})
 	s.kill(b)
 	s.wait(b, "")
 	s.finish(b)

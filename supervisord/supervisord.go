@@ -36,6 +36,7 @@ type Config struct {
 	DefaultRuntime string            // runtime of containers that name none
 	Runtimes       map[string]string // runtime name → another name or an absolute path
 	OCIRuntime     string            // what our shim drives; empty: ocirun beside the executable
+	RuntimeRoot    string            // where the OCI runtime keeps its state; empty: its default
 	MetricsAddress string            // host:port for /metrics; empty: none
 	Version        string
 	Debug          bool
@@ -73,7 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	launcher := shims.New(shims.Config{
 		State: cfg.State, Root: cfg.Root, Address: cfg.Address, Executable: exe, Version: cfg.Version,
-		DefaultRuntime: cfg.DefaultRuntime, Runtimes: cfg.Runtimes, OCIRuntime: cfg.OCIRuntime, Debug: cfg.Debug,
+		DefaultRuntime: cfg.DefaultRuntime, Runtimes: cfg.Runtimes, OCIRuntime: cfg.OCIRuntime, RuntimeRoot: cfg.RuntimeRoot, Debug: cfg.Debug,
 	})
 	service := tasks.New(tasks.Config{Launcher: launcher, Containers: stores.Containers, Events: broker})
 	restarts := restart.New(restart.Config{

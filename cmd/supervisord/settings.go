@@ -68,6 +68,9 @@ func readSettings(c *cli.Context) (settings, error) {
 			return s, fmt.Errorf("path: %w", err)
 		}
 	}
+	if s.config.State != defaultState { // a second instance keeps its containers apart from the first one's
+		s.config.RuntimeRoot = filepath.Join(s.config.State, "oci")
+	}
 	level := pick("log-level", f.LogLevel, "info")
 	if level == "trace" { // containerd has it; slog does not
 		level = "debug"

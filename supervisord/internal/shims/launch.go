@@ -42,6 +42,7 @@ type Config struct {
 	DefaultRuntime string            // empty means DefaultRuntime
 	Runtimes       map[string]string // runtime name → another name or an absolute path
 	OCIRuntime     string            // for our shim; empty means "ocirun" beside Executable
+	RuntimeRoot    string            // where the OCI runtime keeps its state; empty: its own default
 	Debug          bool
 }
 

@@ -80,8 +80,10 @@ func isExecutable(path string) bool {
 
 const typeRuncOptions = "containerd.runc.v1.Options"
 
-// withRuntime fills in the OCI runtime where the caller left it to us: our shim drives
-// the ocirun beside the daemon, and so does the stock one if there is no runc.
+// withRuntime fills in what the caller left to us: our shim drives the ocirun beside the
+// daemon, and so does the stock one if there is no runc; and an instance with a directory
+// of its own for the runtime's state uses that, so that two instances may have containers
+// of the same name.
 func (l *Launcher) withRuntime(shimPath string, opts *anypb.Any) (*anypb.Any, error) {
 	ours := filepath.Base(shimPath) == ourShim
 	if !ours && filepath.Base(shimPath) != "containerd-shim-runc-v2" {
@@ -90,28 +92,41 @@ func (l *Launcher) withRuntime(shimPath string, opts *anypb.Any) (*anypb.Any, er
 	if url := opts.GetTypeUrl(); url != "" && strings.TrimPrefix(url, "type.googleapis.com/") != typeRuncOptions {
 		return opts, nil
 	}
-	if !ours {
-		if _, err := exec.LookPath("runc"); err == nil {
-			return opts, nil
-		}
-	}
-	runtime := l.cfg.OCIRuntime
-	if runtime == "" {
-		if runtime = filepath.Join(l.exeDir(), "ocirun"); !isExecutable(runtime) {
-			return opts, nil // the shim has a search of its own
-		}
-	}
 	var o runcoptions.Options
 	if opts != nil {
 		if err := proto.Unmarshal(opts.Value, &o); err != nil {
 			return nil, fmt.Errorf("decode runtime options: %w", errors.Join(err, errdefs.ErrInvalidArgument))
 		}
 	}
+	binary, root := l.binaryFor(ours), l.cfg.RuntimeRoot
 	if o.BinaryName != "" {
+		binary = o.BinaryName
+	}
+	if o.Root != "" {
+		root = o.Root
+	}
+	if binary == o.BinaryName && root == o.Root {
 		return opts, nil
 	}
-	o.BinaryName = runtime
+	o.BinaryName, o.Root = binary, root
 	return encodeOptions(&o)
+}
+
+// binaryFor returns the OCI runtime for a shim that was not told which; "" leaves it to
+// the shim's own search.
+func (l *Launcher) binaryFor(ours bool) string {
+	if !ours {
+		if _, err := exec.LookPath("runc"); err == nil {
+			return ""
+		}
+	}
+	if l.cfg.OCIRuntime != "" {
+		return l.cfg.OCIRuntime
+	}
+	if beside := filepath.Join(l.exeDir(), "ocirun"); isExecutable(beside) {
+		return beside
+	}
+	return ""
 }
 
 func encodeOptions(o *runcoptions.Options) (*anypb.Any, error) {

@@ -135,6 +135,15 @@ func TestOurShimGetsOurRuntimeUnlessTheCallerChose(t *testing.T) {
 			}
 		})
 	}
+	l.cfg.RuntimeRoot = "/state/oci"
+	a, err := l.withRuntime("/x/containerd-shim-runc-v2", opts(&runcoptions.Options{BinaryName: "runc"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got runcoptions.Options
+	if err := proto.Unmarshal(a.Value, &got); err != nil || got.Root != "/state/oci" || got.BinaryName != "runc" {
+		t.Errorf("options = %v, %v; want runc with a root of this instance's own", &got, err)
+	}
 	foreign := &anypb.Any{TypeUrl: "x.y.Options", Value: []byte{1}}
 	if a, err := l.withRuntime("/x/"+ourShim, foreign); err != nil || a != foreign {
 		t.Errorf("foreign options = %v, %v; want them untouched", a, err)

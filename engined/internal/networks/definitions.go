@@ -332,17 +332,15 @@ func (m *Manager) Networks() []Network {
 // Attached returns the endpoints on a network, by container id.
 func (m *Manager) Attached(networkID string) []Attachment {
 	var out []Attachment
-	for _, sb := range m.all() {
-		box, ok := m.Sandbox(sb.request.ContainerID)
-		if !ok {
-			continue // still joining
-		}
-		for _, e := range box.Endpoints {
-			if e.NetworkID == networkID {
-				out = append(out, Attachment{box.ContainerID, sb.name(), e})
+	m.mu.Lock()
+	for id, sb := range m.sandboxes {
+		for _, e := range sb.endpoints {
+			if e.NetworkID == networkID && sb.ready {
+				out = append(out, Attachment{id, sb.request.ContainerName, e})
 			}
 		}
 	}
+	m.mu.Unlock()
 	slices.SortFunc(out, func(a, b Attachment) int { return strings.Compare(a.ContainerID, b.ContainerID) })
 	return out
 }

@@ -352,10 +352,7 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 	for _, e := range sb.endpoints {
 		m.announce(e, containerID, "disconnect")
 	}
-	if err := os.Remove(m.recordPath(containerID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("leave network: %w", err)
-	}
-	return nil
+	return m.forgetRecord(containerID)
 }
 
 // announce publishes an event about an endpoint.

@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 // lab is an engine's networking on a host with a LAN.
 type lab struct {
 	*Manager
-	t   *testing.T
+	t   testing.TB
 	dir string
 	cfg Config
 	db  *bolt.DB
@@ -97,7 +97,7 @@ func (r *recorder) take() string {
 	return strings.Join(out, ", ")
 }
 
-func newLab(t *testing.T, change ...func(*Config)) *lab {
+func newLab(t testing.TB, change ...func(*Config)) *lab {
 	t.Helper()
 	dir := t.TempDir()
 	l := &lab{t: t, dir: dir, cfg: DefaultConfig(), log: &recorder{}}
@@ -261,6 +261,13 @@ func (l *lab) lan() string {
 		}
 		return nil
 	}))
+	eventually(l.t, "the wire works", func() error { // a veth drops packets until the kernel has noticed its carrier
+		link, err := netlink.LinkByName("lan0")
+		if err == nil && link.Attrs().OperState != netlink.OperUp {
+			err = fmt.Errorf("lan0 is %v", link.Attrs().OperState)
+		}
+		return err
+	})
 	l.t.Cleanup(func() {
 		if link, err := netlink.LinkByName("lan0"); err == nil {
 			_ = netlink.LinkDel(link)
@@ -379,7 +386,7 @@ func unreachable(t *testing.T, what, nsPath, network, addr string) {
 }
 
 // eventually tries for two seconds.
-func eventually(t *testing.T, what string, try func() error) {
+func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(2 * time.Second)
 	for {

@@ -70,6 +70,11 @@ func (m *Manager) writeFiles(sb *sandbox) error {
 	sb.filesMu.Lock()
 	defer sb.filesMu.Unlock()
 	sb.peers = peers
+	if len(peers) > 0 {
+		if err := m.savePeers(sb, peers); err != nil {
+			return err
+		}
+	}
 	for name, data := range map[string][]byte{hostsFile: hosts, resolvFile: resolv, hostnameFile: []byte(sb.request.Hostname + "\n")} {
 		if err := etcfiles.Write(filepath.Join(dir, name), data); err != nil {
 			return err
@@ -160,37 +165,31 @@ func (m *Manager) linkLines(sb *sandbox) ([]etcfiles.Line, error) {
 		if !ok {
 			alias = ref
 		}
-		peer, ok := m.named(ref)
+		peer, endpoints, ok := m.named(ref)
 		if !ok {
 			return nil, fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s: %w", ref, sb.request.ContainerName, alias, errdefs.ErrInvalidArgument) //nolint:staticcheck // dockerd's words
 		}
-		for _, e := range peer.endpoints {
+		for _, e := range endpoints {
 			if e.NetworkName == NetworkBridge {
-				out = append(out, linesFor(e, alias, peer.request.Hostname, peer.name())...)
+				out = append(out, linesFor(e, alias, peer.Hostname, peer.ContainerName)...)
 			}
 		}
 	}
 	return out, nil
 }
 
-// named finds a sandbox by the container's name, or by its id or the beginning of it.
-func (m *Manager) named(ref string) (sb struct {
-	request   Request
-	endpoints []Endpoint
-	name      func() string
-}, ok bool,
-) {
+// named finds a sandbox by the container's name, or by its id or the beginning of it, and
+// returns what its peers may know of it.
+func (m *Manager) named(ref string) (r Request, endpoints []Endpoint, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ref = strings.TrimPrefix(ref, "/")
 	for id, s := range m.sandboxes {
 		if s.request.ContainerName == ref || id == ref || len(ref) >= 12 && strings.HasPrefix(id, ref) {
-			sb.request, sb.endpoints = s.request, s.endpoints
-			sb.name = func() string { return sb.request.ContainerName }
-			return sb, true
+			return s.request, s.endpoints, true
 		}
 	}
-	return sb, false
+	return Request{}, nil, false
 }
 
 func linesFor(e Endpoint, names ...string) []etcfiles.Line {
@@ -310,6 +309,10 @@ func (m *Manager) updatePeers(sb *sandbox) error {
 	old := sb.peers
 	if slices.EqualFunc(old, fresh, func(a, b etcfiles.Line) bool { return a.String() == b.String() }) {
 		return nil
+	}
+	// Both are ours until the next change: a crash may come before or after the edit.
+	if err := m.savePeers(sb, append(slices.Clone(old), fresh...)); err != nil {
+		return err
 	}
 	sb.peers = fresh
 	return etcfiles.Edit(filepath.Join(sb.request.Dir, hostsFile), func(file []byte) []byte { return etcfiles.Replace(file, old, fresh) })

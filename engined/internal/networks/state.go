@@ -42,7 +42,11 @@ type record struct {
 	Endpoints []Endpoint
 	Ports     []PortMapping
 	Ready     bool
-	Peers     []etcfiles.Line
+}
+
+// peersPath is the file that remembers which lines of a hosts file are ours to take out.
+func (m *Manager) peersPath(containerID string) string {
+	return filepath.Join(m.cfg.sandboxDir(), containerID+".peers")
 }
 
 func (m *Manager) recordPath(containerID string) string {
@@ -51,10 +55,7 @@ func (m *Manager) recordPath(containerID string) string {
 
 // save writes the record of a sandbox. Preconditions: the container's lock is held.
 func (m *Manager) save(sb *sandbox) error {
-	sb.filesMu.Lock()
-	peers := sb.peers
-	sb.filesMu.Unlock()
-	data, err := json.Marshal(record{Request: sb.request, Endpoints: sb.endpoints, Ports: sb.mapped, Ready: sb.ready, Peers: peers})
+	data, err := json.Marshal(record{Request: sb.request, Endpoints: sb.endpoints, Ports: sb.mapped, Ready: sb.ready})
 	if err != nil {
 		return fmt.Errorf("encode sandbox: %w", err)
 	}
@@ -71,9 +72,6 @@ func (m *Manager) show(sb *sandbox) Sandbox {
 	return box
 }
 
-// name returns the container's name. It may lag behind a Rename by a moment.
-func (sb *sandbox) name() string { return sb.request.ContainerName }
-
 // relearn reads the records of an earlier process: those that are ready are taken over with
 // their netns, addresses and ports, the others are undone.
 func (m *Manager) relearn(ctx context.Context) error {
@@ -83,6 +81,9 @@ func (m *Manager) relearn(ctx context.Context) error {
 	}
 	for _, f := range files {
 		containerID, ok := strings.CutSuffix(f.Name(), ".json")
+		if strings.HasSuffix(f.Name(), ".peers") && !strings.HasPrefix(f.Name(), ".") {
+			continue // belongs to a record
+		}
 		if !ok || strings.HasPrefix(f.Name(), ".") {
 			_ = os.Remove(filepath.Join(m.cfg.sandboxDir(), f.Name())) // half-written
 			continue
@@ -108,7 +109,7 @@ func (m *Manager) relearnOne(ctx context.Context, containerID string) error {
 		ctxlog.From(ctx).Info("half-made network of a container was undone", ctxlog.ContainerID, containerID)
 		return m.discard(containerID, r.Endpoints)
 	}
-	sb := &sandbox{request: r.Request, endpoints: r.Endpoints, ready: true, peers: r.Peers}
+	sb := &sandbox{request: r.Request, endpoints: r.Endpoints, ready: true, peers: m.loadPeers(containerID)}
 	for _, e := range r.Endpoints {
 		n, err := m.find(e.NetworkID)
 		if err != nil {
@@ -138,6 +139,37 @@ func (m *Manager) relearnOne(ctx context.Context, containerID string) error {
 	sb.mapped = r.Ports
 	m.sandboxes[containerID] = sb
 	m.show(sb)
+	m.peersChanged(sb.endpoints) // the earlier process may have died before it told everybody
+	return nil
+}
+
+// savePeers remembers lines that are, or are about to be, in a hosts file. Preconditions:
+// filesMu is held.
+func (m *Manager) savePeers(sb *sandbox, lines []etcfiles.Line) error {
+	data, err := json.Marshal(lines)
+	if err != nil {
+		return fmt.Errorf("encode names of peers: %w", err)
+	}
+	return atomicfile.Write(m.peersPath(sb.request.ContainerID), data, 0o600, atomicfile.Volatile)
+}
+
+// loadPeers reads what savePeers wrote.
+func (m *Manager) loadPeers(containerID string) []etcfiles.Line {
+	var lines []etcfiles.Line
+	data, err := os.ReadFile(m.peersPath(containerID))
+	if err != nil || json.Unmarshal(data, &lines) != nil {
+		return nil // no peers, or none that we could know
+	}
+	return lines
+}
+
+// forgetRecord removes what is on tmpfs about a sandbox, the record last.
+func (m *Manager) forgetRecord(containerID string) error {
+	for _, path := range []string{m.peersPath(containerID), m.recordPath(containerID)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("forget sandbox: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -162,10 +194,7 @@ func (m *Manager) discard(containerID string, endpoints []Endpoint) error {
 	if err != nil {
 		return err // the record stays, for another try
 	}
-	if err := os.Remove(m.recordPath(containerID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return m.forgetRecord(containerID)
 }
 
 // guardForward reports whether forwarding between interfaces that are not ours is to be

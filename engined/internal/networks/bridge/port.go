@@ -122,7 +122,7 @@ func (h *Host) bringUp(in *Inside, p Port) error {
 // carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge's
 // port on a moment after its carrier: packets before that would be lost. It needs a lock
 // that interfaces being deleted hold for long; then the container starts without.
-const carrierPatience = 20 * time.Millisecond
+const carrierPatience = 200 * time.Millisecond
 
 func (h *Host) awaitCarrier(hostName string) error {
 	deadline := time.Now().Add(carrierPatience)

@@ -97,5 +97,9 @@ func (term *Terminal) Wait() int {
 	})
 	defer timer.Stop()
 	_ = term.cmd.Wait() // the exit code says it
+	select {            // what it printed last
+	case <-term.ended:
+	case <-time.After(2 * time.Second): // somebody else holds the terminal open
+	}
 	return term.cmd.ProcessState.ExitCode()
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 
@@ -81,6 +82,10 @@ func (s *Service) uri(runtime string, u shimio.URI) (streams, error) {
 		return out, nil
 	}
 	if u.Stdin != shimio.StdinNone {
+		if !u.Terminal {
+			// A stock shim connects stdin only to FIFOs or to a terminal, never beside a logger.
+			return out, fmt.Errorf("runtime %s cannot pass on stdin without a terminal; add -t, or use runtime %s: %w", runtime, shimRuntime, errdefs.ErrNotImplemented)
+		}
 		u.StdinFIFO = strings.TrimSuffix(u.Socket, ".sock") + ".stdin"
 		if err := syscall.Mkfifo(u.StdinFIFO, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return out, &os.PathError{Op: "mkfifo", Path: u.StdinFIFO, Err: err}

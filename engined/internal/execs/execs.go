@@ -52,6 +52,39 @@ type Exec struct {
 	pid     int
 	code    *int
 	ended   time.Time
+	drained time.Time // when the client's streams ended; zero while they are open
+}
+
+// settleTime is how long the exit of a process may come after the end of its streams.
+const settleTime = time.Second
+
+// StreamsEnded records that the client has been given all output, or has detached.
+func (e *Exec) StreamsEnded() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.drained = time.Now()
+}
+
+// Settled returns the exec's state for a client that may just have read the end of its
+// streams: the exit takes another way to the engine, and is waited for, for at most a second
+// after that end.
+func (e *Exec) Settled(ctx context.Context) Status {
+	e.mu.Lock()
+	wait := time.Duration(0)
+	if e.running && !e.drained.IsZero() {
+		wait = time.Until(e.drained.Add(settleTime))
+	}
+	e.mu.Unlock()
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-e.done:
+		case <-timer.C: // it was detached from, or has closed its streams and goes on
+		case <-ctx.Done():
+		}
+	}
+	return e.Status()
 }
 
 // Status is an exec's state.
@@ -403,6 +436,7 @@ func (s *Service) ContainerEnded(containerID string) {
 func (s *Service) free(ctx context.Context, e *Exec) {
 	ctx, done := cleanup.Context(ctx)
 	defer done()
+	defer s.ctrs.RemoveStreams(e.ID)
 	if _, err := s.tasks.DeleteExec(ctx, e.Container.ID, e.ID); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) && !errors.Is(err, context.DeadlineExceeded) {
 		ctxlog.From(ctx).Debug("exec was not deleted; it goes with its container", ctxlog.ExecID, e.ID, ctxlog.Error, err)
 	}

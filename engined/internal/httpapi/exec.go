@@ -87,6 +87,7 @@ func (a execAPI) start(w http.ResponseWriter, r *request) error {
 		return a.inBand(conn, e, err)
 	}
 	defer func() { _ = process.Close() }() // the process's side notices
+	defer e.StreamsEnded()
 	return containers.Splice(conn, process)
 }
 
@@ -120,7 +121,7 @@ func (a execAPI) inspect(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	st := e.Status()
+	st := e.Settled(r.Context())
 	out := container.ExecInspectResponse{
 		ID: e.ID, Running: st.Running, ExitCode: st.ExitCode, OpenStdin: e.Request.AttachStdin, OpenStdout: e.Request.AttachStdout,
 		OpenStderr: e.Request.AttachStderr, CanRemove: st.ExitCode != nil, ContainerID: e.Container.ID, Pid: st.PID,

@@ -104,6 +104,12 @@ func (c *creation) create(ctx context.Context) (_ *parent.Child, err error) {
 	if fl.dryRun {
 		return nil, c.dryRun()
 	}
+	if needsSeal(c.spec) || c.filter != nil && c.filter.Notify {
+		// Before anything is made: it starts the program anew.
+		if err := selfexe.Protect(); err != nil {
+			return nil, err
+		}
+	}
 	var undo cleanup.Stack
 	defer undo.Clean()
 	if err := a.store.Make(id); err != nil {
@@ -214,12 +220,6 @@ func (c *creation) dryRun() error {
 }
 
 func (c *creation) makeCgroup(undo *cleanup.Stack) error {
-	if needsSeal(c.spec) || c.filter != nil && c.filter.Notify {
-		// Before anything is made: it starts the program anew.
-		if err := selfexe.Protect(); err != nil {
-			return err
-		}
-	}
 	m, err := c.app.cgroupManager(c.id, c.spec.Linux.CgroupsPath)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func TestAmbientCapabilitiesSurviveTheChangeOfUser(t *testing.T) {
 func TestSeccompIsEnforcedWithAndWithoutNoNewPrivileges(t *testing.T) {
 	for _, nnp := range []bool{true, false} {
 		for _, uid := range []uint32{0, 1000} {
-			b := newBundle(t, `grep Seccomp: /proc/self/status; hostname; echo $?; grep CapEff /proc/self/status`)
+			b := newBundle(t, `grep Seccomp: /proc/self/status; hostname; grep CapEff /proc/self/status`)
 			b.spec.Process.NoNewPrivileges = nnp
 			b.spec.Process.User = specs.User{UID: uid, GID: uid}
 			errno := uint(unix.EPERM)
@@ -52,7 +52,7 @@ func TestSeccompIsEnforcedWithAndWithoutNoNewPrivileges(t *testing.T) {
 			}
 			out, _ := b.run()
 			wantLine(t, out, "Seccomp:\t2")
-			wantLine(t, out, "1")
+			wantLine(t, out, "?") // busybox's answer when uname(2) fails
 			if uid != 0 {
 				wantLine(t, out, "CapEff:\t0000000000000000")
 			}

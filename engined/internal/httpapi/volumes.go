@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/volume"
@@ -104,7 +103,10 @@ func (a volumesAPI) prune(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, volume.PruneReport{VolumesDeleted: slices.Clip(names), SpaceReclaimed: freed})
+	if names == nil {
+		names = []string{} // dockerd: never null
+	}
+	return writeJSON(w, http.StatusOK, volume.PruneReport{VolumesDeleted: names, SpaceReclaimed: freed})
 }
 
 func (a volumesAPI) pruneMatching(ctx context.Context, args filters.Args, all bool) ([]string, uint64, error) {

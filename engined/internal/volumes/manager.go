@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,7 +22,6 @@ import (
 	"strata/pkg/ctxlog"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/mount"
-	"strata/pkg/linux/tree"
 	"strata/pkg/metadb"
 )
 
@@ -309,9 +310,7 @@ func (m *Manager) Prune(ctx context.Context, match func(Volume) bool) (names []s
 		}
 		size := int64(0)
 		if len(v.Options) == 0 { // what is mounted from elsewhere is not freed
-			if _, size, err = tree.Usage(ctx, v.Mountpoint); err != nil {
-				size = 0 // counted as nothing; the removal says what is wrong
-			}
+			size = fileBytes(v.Mountpoint)
 		}
 		err = m.Remove(ctx, v.Name, false)
 		if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
@@ -328,6 +327,28 @@ func (m *Manager) Prune(ctx context.Context, match func(Volume) bool) (names []s
 		m.events.Publish(events.Event{Type: "volume", Action: "prune", Attributes: map[string]string{"reclaimed": strconv.FormatUint(reclaimed, 10)}})
 	}
 	return names, reclaimed, nil
+}
+
+// fileBytes returns the bytes of the files below dir; directories count nothing, as with
+// dockerd, and hard links once.
+func fileBytes(dir string) int64 {
+	total := int64(0)
+	seen := map[uint64]bool{}
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error { // what cannot be read counts nothing
+		if err != nil || !e.Type().IsRegular() {
+			return nil //nolint:nilerr // see above
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil //nolint:nilerr // see above
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !seen[st.Ino] {
+			seen[st.Ino] = true
+			total += info.Size()
+		}
+		return nil
+	})
+	return total
 }
 
 func (m *Manager) publish(name, action string, attributes map[string]string) {

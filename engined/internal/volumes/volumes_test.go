@@ -172,9 +172,16 @@ func TestVolumeInUseIsNotRemoved(t *testing.T) {
 	if err != nil || !slices.Equal(orphans, []string{anonymous.Name}) {
 		t.Errorf("Forget = %v, %v, want the anonymous volume", orphans, err)
 	}
-	names, _, err := l.Prune(t.Context(), func(Volume) bool { return true })
-	if err != nil || len(names) != 2 {
-		t.Errorf("Prune = %v, %v, want both", names, err)
+	data, err := l.Get("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data.Mountpoint, "f"), make([]byte, 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	names, freed, err := l.Prune(t.Context(), func(Volume) bool { return true })
+	if err != nil || len(names) != 2 || freed != 1000 {
+		t.Errorf("Prune = %v, %d, %v, want both and 1000 bytes", names, freed, err)
 	}
 }
 

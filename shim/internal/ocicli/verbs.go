@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"strata/pkg/cleanup"
 )
@@ -169,9 +170,9 @@ func (r *Runtime) Checkpoint(ctx context.Context, containerID string, a Checkpoi
 
 // Step is one piece of work that the runtime has timed.
 type Step struct {
-	Name       string `json:"name"`
-	StartNanos int64  `json:"start"`    // Unix time, nanoseconds
-	Nanos      int64  `json:"duration"` // nanoseconds
+	Name     string        `json:"name"`
+	Start    time.Time     `json:"start"`
+	Duration time.Duration `json:"durationNanos"`
 }
 
 // Steps returns what the runtime's own state says of its work, or nothing if it does not

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // Object is one thing in the kernel or on disk that belongs to a task.
@@ -34,7 +33,7 @@ func (ts *Tasks) Explain(ctx context.Context, containerID string) (Explanation, 
 	var ex Explanation
 	if steps, err := t.runtime.Steps(ctx, t.id); err == nil {
 		for _, s := range steps {
-			ex.RuntimeSteps = append(ex.RuntimeSteps, Step{Name: s.Name, Start: time.Unix(0, s.StartNanos), Duration: time.Duration(s.Nanos)})
+			ex.RuntimeSteps = append(ex.RuntimeSteps, Step(s))
 		}
 	}
 	t.mu.Lock()

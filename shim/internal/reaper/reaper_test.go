@@ -2,6 +2,7 @@ package reaper
 
 import (
 	"context"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestOrphanThatEndedBeforeItIsKnownIsNotLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := make(chan Exit, 1)
-	_, err := r.Start("/bin/sh", []string{"sh", "-c", "(exit 5) & printf %d $!; exit 0"},
+	_, err := r.Start("/bin/sh", []string{"sh", "-c", "(while kill -0 $$; do :; done 2>/dev/null; exit 5) & printf %d $!; exit 0"},
 		&syscall.ProcAttr{Files: []uintptr{0, uintptr(pipe[1]), 2}}, func(e Exit) { gone <- e })
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +68,12 @@ func TestOrphanThatEndedBeforeItIsKnownIsNotLost(t *testing.T) {
 	pid := 0
 	for _, c := range buf[:n] {
 		pid = pid*10 + int(c-'0')
+	}
+	// The shell's child ends when the shell is gone, so that it is ours to reap; wait for that.
+	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the orphan does not end")
+		}
 	}
 	ch := make(chan Exit, 1)
 	w.Claim(pid, func(e Exit) { ch <- e })

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+
+	"github.com/google/nftables"
 )
 
 func v6(c *Config) { c.IPv6 = true }
@@ -155,5 +157,21 @@ func filterBridges(t *testing.T, value string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestFirewallIsLeftAloneIfToldSo also checks what is left of published ports then: TCP,
+// relayed.
+func TestFirewallIsLeftAloneIfToldSo(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.IPTables = false })
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	serve(t, web.NetnsPath, 80)
+	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tables, err := conn.ListTables(); err != nil || len(tables) != 0 {
+		t.Errorf("tables: %v, %v, want none", tables, err)
 	}
 }

@@ -68,7 +68,7 @@ func (m *Manager) publishedPlan(sb *sandbox, mappings []PortMapping) []publicati
 	for _, p := range mappings {
 		pub := publication{mapping: p, wish: ports.Wish{
 			Owner: sb.request.ContainerID, Name: sb.request.ContainerName, Proto: p.Proto,
-			HostIP: p.HostIP, First: p.HostPort, Last: p.HostPortEnd, NoRelay: m.firewall == nil,
+			HostIP: p.HostIP, First: p.HostPort, Last: p.HostPortEnd, RelayAll: !m.cfg.IPTables,
 		}}
 		if via4 != nil {
 			pub.wish.To4 = pub.lead(netip.AddrPortFrom(via4.IPv4.Addr(), p.ContainerPort), n4.options.mode4)

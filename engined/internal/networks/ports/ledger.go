@@ -26,8 +26,8 @@ type Wish struct {
 	// To is where connections go, by address family; an invalid one means that the
 	// container has none there.
 	To4, To6 netip.AddrPort
-	// NoRelay says that families which the container lacks are not to be served.
-	NoRelay bool
+	// RelayAll says that nobody translates: all that can be relayed is.
+	RelayAll bool
 }
 
 // Lease is a port in use.
@@ -215,11 +215,11 @@ func (l *Ledger) hold(lease *Lease, w Wish) error {
 		at := netip.AddrPortFrom(ip, lease.Port)
 		var err error
 		switch {
-		case f.own.IsValid() && w.Proto == "tcp" && l.loopback6 && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback()) && !w.NoRelay:
-			err = l.relay(lease, at, f.own) // other addresses never get here
+		case f.own.IsValid() && w.Proto == "tcp" && (w.RelayAll || l.loopback6 && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback())):
+			err = l.relay(lease, at, f.own) // what is translated never gets here
 		case f.own.IsValid():
 			err = lease.lock(at)
-		case f.far.IsValid() && w.Proto == "tcp" && !w.NoRelay:
+		case f.far.IsValid() && w.Proto == "tcp":
 			err = l.relay(lease, at, f.far)
 		default:
 			continue // nothing of the container answers there

@@ -141,12 +141,19 @@ func (a *app) kill(args []string) error {
 	ownPIDs := hasNamespace(st, specs.PIDNamespace)
 	if all || !ownPIDs && sig == unix.SIGKILL {
 		// Without a pid namespace the other processes outlive the first one.
+		if !all && !st.Alive() {
+			return errNotRunning
+		}
 		if err := manager(st).Kill(sig); err != nil {
 			return err
 		}
-		if all || !st.Alive() {
+		if all {
 			return nil
 		}
+		if err := signalInit(st, sig); !errors.Is(err, errNotRunning) {
+			return err
+		}
+		return nil
 	}
 	return signalInit(st, sig)
 }

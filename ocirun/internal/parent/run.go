@@ -188,6 +188,11 @@ func (r *run) kill() {
 
 // climb goes up to the top.
 func (r *run) climb(ctx context.Context) error {
+	if r.args.OOMScoreAdj != nil { // a second child inherits it
+		if err := setOOMScore(ctx, r.pid, *r.args.OOMScoreAdj); err != nil {
+			return err
+		}
+	}
 	if r.args.Maps != nil {
 		start := time.Now()
 		if err := userns.Write(r.pid, *r.args.Maps); err != nil {
@@ -253,11 +258,6 @@ func (r *run) secondChild(ctx context.Context) error {
 func (r *run) place(ctx context.Context) error {
 	if err := r.raiseLimits(); err != nil {
 		return err
-	}
-	if r.args.OOMScoreAdj != nil {
-		if err := setOOMScore(ctx, r.pid, *r.args.OOMScoreAdj); err != nil {
-			return err
-		}
 	}
 	if len(r.args.Affinity) > 0 {
 		var set unix.CPUSet

@@ -147,9 +147,14 @@ func (c *compiler) namespaces() {
 	if staged {
 		c.p.Flags = user
 	}
-	c.add(Undumpable{})
-	if user != 0 {
-		c.add(AwaitMaps{})
+	// An unprivileged parent may only write the maps of a child that is dumpable.
+	switch {
+	case user != 0 && c.h.Unprivileged:
+		c.add(AwaitMaps{}, Undumpable{})
+	case user != 0:
+		c.add(Undumpable{}, AwaitMaps{})
+	default:
+		c.add(Undumpable{})
 	}
 	join := func(t specs.LinuxNamespaceType) {
 		if c.has(t) && !c.fresh(t) {

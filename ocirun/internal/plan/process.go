@@ -40,7 +40,7 @@ func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
 		c.ns[n] = ""
 		flags |= CloneFlag(n)
 	}
-	c.add(Undumpable{}, CgroupNamespace{})
+	c.add(Undumpable{})
 	user := flags & unix.CLONE_NEWUSER
 	pid := flags & unix.CLONE_NEWPID
 	if h.Unprivileged && pid != 0 {
@@ -50,6 +50,7 @@ func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
 		c.add(JoinTask{pid}, Fork{0})
 		user = 0
 	}
+	c.add(CgroupNamespace{})
 	if flags &^= unix.CLONE_NEWPID; user == 0 {
 		flags &^= unix.CLONE_NEWUSER
 	}

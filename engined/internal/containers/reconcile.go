@@ -183,6 +183,7 @@ func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Conta
 		_, ok := s.byID[id]
 		return ok
 	}
+	s.sweepVolumes(ctx, func(id string) bool { return ours(id) || s.reserved(id) })
 	for id := range records {
 		if !ours(id) {
 			s.deleteOrphan(ctx, id)
@@ -211,6 +212,18 @@ func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Conta
 		if err := s.Networks.Leave(ctx, id); err != nil {
 			ctxlog.From(ctx).Warn("network of a stopped container was not freed", ctxlog.ContainerID, id, ctxlog.Error, err)
 		}
+	}
+}
+
+// sweepVolumes drops the references of containers that do not exist, and the anonymous
+// volumes that nobody refers to any more because of that.
+func (s *Service) sweepVolumes(ctx context.Context, exists func(containerID string) bool) {
+	orphans, err := s.Volumes.Retain(exists)
+	for _, name := range orphans {
+		err = errors.Join(err, s.Volumes.Remove(ctx, name, true))
+	}
+	if err != nil {
+		ctxlog.From(ctx).Warn("volumes of no container were not removed", ctxlog.Error, err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (s *Service) bury(ctx context.Context, containerID string, t store.Tombston
 		wg.Go(func() { errs[i] = step() })
 	}
 	wg.Wait()
-	s.removeStreams(containerID)
+	s.RemoveStreams(containerID)
 	err := errors.Join(errs...)
 	if err == nil {
 		s.work.Go(func() { // nobody waits for the disk here

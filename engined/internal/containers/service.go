@@ -83,6 +83,7 @@ type Volumes interface {
 	Release(ctx context.Context, containerID string) error
 	Forget(ctx context.Context, containerID string) (orphans []string, err error)
 	Remove(ctx context.Context, name string, force bool) error
+	Retain(exists func(containerID string) bool) (orphans []string, err error)
 }
 
 // Deps are the rooms that the service calls.

@@ -185,9 +185,9 @@ func expandTag(d *store.Definition, tag string) string {
 // readableLogs reports whether the container's log driver can be read.
 func readableLogs(lc container.LogConfig) bool { return lc.Type != "none" }
 
-// removeStreams removes what uri made.
-func (s *Service) removeStreams(containerID string) {
-	path := s.socketPath(containerID)
+// RemoveStreams removes what a container's or an exec's streams have left behind.
+func (s *Service) RemoveStreams(id string) {
+	path := s.socketPath(id)
 	for _, p := range []string{path, strings.TrimSuffix(path, ".sock") + ".stdin"} {
 		_ = os.Remove(p) // usually gone already; tmpfs
 	}

@@ -1,0 +1,251 @@
+package dockerfile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+var amd64 = ocispec.Platform{OS: "linux", Architecture: "amd64"}
+
+func testBase(_ context.Context, ref string, p ocispec.Platform) (*Base, error) {
+	if ref == "missing" {
+		return nil, fmt.Errorf("no such image: %w", errdefs.ErrNotFound)
+	}
+	b := &Base{Name: ref, ID: "sha256:aa", ChainID: "sha256:bb", Platform: p}
+	b.Config.Env = []string{"PATH=/bin"}
+	b.Config.Cmd = []string{"sh"}
+	if ref == "trigger" {
+		b.Config.OnBuild = []string{"COPY . /app", "RUN make"}
+	}
+	return b, nil
+}
+
+func compile(t *testing.T, text string, change ...func(*Options)) (*Plan, error) {
+	t.Helper()
+	opts := Options{Platform: amd64, Host: amd64, Base: testBase, Args: map[string]string{}}
+	for _, c := range change {
+		c(&opts)
+	}
+	return Compile(t.Context(), []byte(text), opts)
+}
+
+func mustCompile(t *testing.T, text string, change ...func(*Options)) *Plan {
+	t.Helper()
+	p, err := compile(t, text, change...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func names(p *Plan) []string {
+	var out []string
+	for _, v := range p.Vertices {
+		out = append(out, v.Name)
+	}
+	return out
+}
+
+func TestStagesThatTheTargetDoesNotNeedAreNotInTheGraph(t *testing.T) {
+	const text = "FROM missing AS unused\nRUN nothing\nFROM busybox AS a\nRUN a\nFROM busybox AS b\nRUN b\nFROM scratch\nCOPY --from=a /x /x\n"
+	got := names(mustCompile(t, text))
+	want := []string{"FROM scratch", "FROM busybox AS a", "RUN a", "COPY --from=a /x /x"}
+	if !slices.Equal(got, want) {
+		t.Errorf("vertices %q, want %q", got, want)
+	}
+	if got := names(mustCompile(t, text, func(o *Options) { o.Target = "B" })); !slices.Contains(got, "RUN b") || slices.Contains(got, "RUN a") {
+		t.Errorf("target b: vertices %q", got)
+	}
+}
+
+func TestMistakesNameTheirLine(t *testing.T) {
+	for _, row := range []struct{ name, text, want string }{
+		{"unknown instruction", "FROM a\nRUNN x\n", "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)"},
+		{"nothing", "  \n", "cannot be empty"},
+		{"no stage", "RUN x\n", "no build stage in current context"},
+		{"cycle", "FROM a AS x\nCOPY --from=y /a /a\nFROM a AS y\nCOPY --from=x /a /a\n", "circular dependency detected on stage: y"},
+		{"itself", "FROM a AS x\nCOPY --from=x /a /a\n", "circular dependency detected on stage: x"},
+		{"number of a later stage", "FROM a\nCOPY --from=1 /a /a\nFROM a\n", ""},
+		{"missing image", "FROM missing\n", "no such image"},
+		{"near name", "FROM a AS builder\nFROM a\nCOPY --from=missing /x /x\n", "no stage and no image is called \"missing\""},
+		{"several sources to a file", "FROM a\nCOPY a b c\n", "line 2: when using COPY with more than one source file"},
+		{"chmod", "FROM a\nCOPY --chmod=999 a b\n", "invalid chmod parameter: '999'"},
+		{"copy of a URL", "FROM a\nCOPY http://x/y /\n", "source can't be a URL for COPY"},
+		{"blank base", "ARG X\nFROM $X\n", "base name ($X) should not be blank"},
+		{"mount at the root", "FROM a\nRUN --mount=type=cache,target=/ x\n", "invalid mount target"},
+		{"port", "FROM a\nEXPOSE 99999\n", "invalid containerPort: 99999"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			_, err := compile(t, row.text)
+			if row.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Fatalf("error %v, want %q", err, row.want)
+			}
+			if !errdefs.IsInvalidArgument(err) && !errdefs.IsNotFound(err) {
+				t.Errorf("class of %v", err)
+			}
+		})
+	}
+	_, err := compile(t, "FROM a\n\nCOPY --from=missing x /\n")
+	if e, ok := errors.AsType[*Error](err); !ok || e.Lines != [2]int{3, 3} {
+		t.Errorf("lines of %v", err)
+	}
+}
+
+func TestMissingTargetSuggestsANearName(t *testing.T) {
+	_, err := compile(t, "FROM a AS builder\n", func(o *Options) { o.Target = "bilder" })
+	if err == nil || !strings.Contains(err.Error(), `(did you mean "builder"?)`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestArgumentsReachWhereTheyAreDeclared(t *testing.T) {
+	p := mustCompile(t, `ARG TAG=1
+FROM base:${TAG} AS b
+ARG TAG
+ARG SET=default
+ARG FROMCLI=x
+ENV OUT=$TAG-$SET-${FROMCLI:-none}-${NOPE:-fallback}
+RUN true
+FROM b
+ARG TARGETARCH
+RUN echo $TARGETARCH
+`, func(o *Options) { o.Args["FROMCLI"] = "cli"; o.Args["HTTP_PROXY"] = "http://p" })
+	var runs []*Run
+	for _, v := range p.Vertices {
+		if v.Run != nil {
+			runs = append(runs, v.Run)
+		}
+		if v.Image != nil && v.Image.Name != "base:1" {
+			t.Errorf("base %q", v.Image.Name)
+		}
+	}
+	want := []string{"TAG=1", "SET=default", "FROMCLI=cli", "PATH=/bin", "OUT=1-default-cli-fallback", "HTTP_PROXY=http://p"}
+	if !slices.Equal(runs[0].Env, want) || !slices.Equal(runs[0].Hides, []string{"HTTP_PROXY"}) {
+		t.Errorf("environment %q, want %q", runs[0].Env, want)
+	}
+	if slices.Contains(runs[1].Env, "SET=default") || !slices.Contains(runs[1].Env, "TARGETARCH=amd64") {
+		t.Errorf("second stage: environment %q", runs[1].Env)
+	}
+}
+
+func TestHeredocs(t *testing.T) {
+	p := mustCompile(t, "FROM a\nRUN <<EOF\necho one\necho two\nEOF\nRUN <<X\n#!/bin/python\nprint()\nX\nRUN cat <<A >/f\ntext\nA\nCOPY <<one <<two /d/\n1\none\n2\ntwo\n")
+	var got []string
+	for _, v := range p.Vertices {
+		if v.Run != nil {
+			got = append(got, fmt.Sprintf("%q %q", v.Run.Args, v.Run.Files))
+		}
+		if v.Copy != nil {
+			got = append(got, fmt.Sprintf("%q", v.Copy.Files))
+		}
+	}
+	want := []string{
+		`["/bin/sh" "-c" "echo one\necho two\n"] []`,
+		`["/dev/pipes/X"] [{"X" "#!/bin/python\nprint()\n"}]`,
+		`["/bin/sh" "-c" "cat <<A >/f\ntext\nA"] []`,
+		`[{"one" "1\n"} {"two" "2\n"}]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestTriggersOfTheBaseRunOnceAndFirst(t *testing.T) {
+	p := mustCompile(t, "FROM trigger\nRUN own\n")
+	got := names(p)
+	want := []string{"FROM trigger", "COPY . /app", "RUN make", "RUN own"}
+	if !slices.Equal(got, want) || len(p.Config.OnBuild) != 0 {
+		t.Errorf("vertices %q, want %q; triggers left %q", got, want, p.Config.OnBuild)
+	}
+}
+
+func TestRulesOfTheLinterWarn(t *testing.T) {
+	p := mustCompile(t, "FROM a AS Upper\nENV API_KEY=x\nENV PUBLIC_KEY=x\nWORKDIR rel\nCMD echo hi\nRUN echo\nCMD [\"x\"]\nCOPY $UNSET /x\nMAINTAINER me\n")
+	var got []string
+	for _, w := range p.Warnings {
+		got = append(got, fmt.Sprintf("%d %s", w.Line, w.Rule))
+	}
+	for _, want := range []string{"1 StageNameCasing", "2 SecretsUsedInArgOrEnv", "4 WorkdirRelativePath", "5 JSONArgsRecommended", "5 MultipleInstructionsDisallowed", "8 UndefinedVar", "9 MaintainerDeprecated"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("no warning %q in %q", want, got)
+		}
+	}
+	if slices.Contains(got, "3 SecretsUsedInArgOrEnv") {
+		t.Error("PUBLIC_KEY was taken for a secret")
+	}
+}
+
+// TestConfigIsGolden compares configuration and history with testdata/*.golden; UPDATE=1
+// writes them.
+func TestConfigIsGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.Dockerfile")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := mustCompile(t, string(text), func(o *Options) { o.Labels = map[string]string{"from": "cli"} })
+			out := struct {
+				Config  v1.DockerOCIImageConfig
+				History []string
+			}{Config: p.Config}
+			for _, h := range p.History {
+				kind := "layer "
+				if h.EmptyLayer {
+					kind = "config"
+				}
+				out.History = append(out.History, kind+" "+h.CreatedBy)
+			}
+			got, err := json.MarshalIndent(out, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := strings.TrimSuffix(name, ".Dockerfile") + ".golden"
+			if os.Getenv("UPDATE") != "" {
+				if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(want) != string(got)+"\n" {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
+func FuzzCompile(f *testing.F) {
+	f.Add("FROM a\nRUN <<EOF\nx\nEOF\nCOPY --from=0 a b\n")
+	f.Add("# escape=`\nARG X=y\nFROM ${X} AS z\nEXPOSE 1-3/udp\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		opts := Options{Platform: amd64, Host: amd64, Base: testBase}
+		p, err := Compile(t.Context(), []byte(text), opts)
+		if err == nil && p.Target == nil {
+			t.Error("a plan without a target")
+		}
+	})
+}

@@ -1,0 +1,267 @@
+package dockerfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/opencontainers/go-digest"
+)
+
+// proxies are the variables that every Dockerfile may be given without declaring them.
+var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"}
+
+func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunCommand) error {
+	r := &Run{User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
+	if len(instructions.GetDevices(cmd)) > 0 {
+		return fmt.Errorf("RUN --device: %w", errdefs.ErrNotImplemented)
+	}
+	r.Args = cmd.CmdLine
+	if len(cmd.Files) > 0 {
+		if len(r.Args) != 1 || !cmd.PrependShell {
+			return errors.New("a here-document needs the shell form of RUN")
+		}
+		r.heredoc(cmd.Files)
+	}
+	if cmd.PrependShell && len(r.Files) == 0 {
+		r.Args = st.withShell(r.Args)
+	}
+	if len(r.Args) == 0 {
+		return errors.New("RUN needs a command")
+	}
+	// Arguments come before ENV, which wins.
+	r.Env = slices.Clone(st.args.list)
+	for _, kv := range st.config.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		r.Env = setEnv(r.Env, k, v)
+	}
+	env := &environment{r.Env}
+	for _, p := range proxies {
+		if v, ok := c.opts.Args[p]; ok {
+			if _, declared := env.Get(p); !declared {
+				r.Env = append(r.Env, p+"="+v)
+				r.Hides = append(r.Hides, p)
+			}
+		}
+	}
+	for _, m := range instructions.GetMounts(cmd) {
+		mount, err := c.mount(ctx, st, m)
+		if err != nil {
+			return err
+		}
+		r.Mounts = append(r.Mounts, mount)
+	}
+	v := c.step(st, cmd, &Vertex{Run: r})
+	st.note("RUN "+strings.Join(append(argumentsOf(st.args), r.Args...), " "), v)
+	return nil
+}
+
+// argumentsOf says the arguments of a RUN in the history: "|1 KEY=value".
+func argumentsOf(args *environment) []string {
+	if len(args.list) == 0 {
+		return nil
+	}
+	return append([]string{"|" + strconv.Itoa(len(args.list))}, args.list...)
+}
+
+// heredoc puts here-documents where the command finds them: one alone is the script, any
+// other is for the shell.
+func (r *Run) heredoc(files []instructions.ShellInlineFile) {
+	if parser.MustParseHeredoc(r.Args[0]) == nil {
+		full := r.Args[0]
+		for _, f := range files {
+			full += "\n" + f.Data + f.Name
+		}
+		r.Args = []string{full}
+		return
+	}
+	data := files[0].Data
+	if files[0].Chomp {
+		data = parser.ChompHeredocContent(data)
+	}
+	if strings.HasPrefix(data, "#!") {
+		r.Files = []File{{Name: files[0].Name, Data: data}}
+		r.Args = []string{path.Join(ScriptDir, files[0].Name)}
+		return
+	}
+	r.Args = []string{data}
+}
+
+func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) (Mount, error) {
+	out := Mount{
+		Type: MountType(m.Type), Source: path.Clean("/" + m.Source), ReadOnly: m.ReadOnly, ID: m.CacheID, Sharing: string(m.CacheSharing),
+		Size: m.SizeLimit, Required: m.Required, Mode: m.Mode, UID: m.UID, GID: m.GID,
+	}
+	if m.From != "" && m.From != "scratch" {
+		from, err := c.source(ctx, st, m.From)
+		if err != nil {
+			return out, err
+		}
+		out.From, out.FromContext = from, from == nil
+	} else if out.Type == MountBind && m.From == "" {
+		out.FromContext = true
+	}
+	target := m.Target
+	switch out.Type {
+	case MountSecret:
+		if out.ID == "" {
+			out.ID = m.Source
+		}
+		if out.ID == "" {
+			out.ID = path.Base(target)
+		}
+		if m.Env != nil {
+			if out.Env = *m.Env; out.Env == "" {
+				out.Env = out.ID
+			}
+		}
+		if target == "" && m.Env == nil {
+			target = "/run/secrets/" + path.Base(out.ID)
+		}
+		out.Source = ""
+	case MountSSH:
+		if out.ID == "" {
+			out.ID = "default"
+		}
+		if target == "" {
+			target = "/run/buildkit/ssh_agent.0"
+		}
+	case MountCache:
+		if target == "" {
+			return out, errors.New("cache mount needs a target")
+		}
+		if out.ID == "" {
+			out.ID = absolute(st.config.WorkingDir, target)
+		}
+		if out.Sharing == "" {
+			out.Sharing = "shared"
+		}
+	default:
+		if target == "" {
+			return out, fmt.Errorf("%s mount needs a target", m.Type)
+		}
+	}
+	if target != "" {
+		out.Target = absolute(st.config.WorkingDir, target)
+		if out.Target == "/" {
+			return out, fmt.Errorf("invalid mount target %q", m.Target)
+		}
+	}
+	return out, nil
+}
+
+func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCommand) error {
+	cp := &Copy{
+		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
+		Exclude: cmd.ExcludePatterns, Parents: cmd.Parents, Link: cmd.Link,
+	}
+	for _, s := range cmd.SourcePaths {
+		if isURL(s) || isGit(s) {
+			return errors.New("source can't be a URL for COPY")
+		}
+	}
+	cp.Sources = cmd.SourcePaths
+	if cmd.From != "" {
+		from, err := c.source(ctx, st, cmd.From)
+		if err != nil {
+			return err
+		}
+		cp.From = from
+	}
+	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
+}
+
+func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
+	cp := &Copy{
+		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
+		Exclude: cmd.ExcludePatterns, Link: cmd.Link, Unpack: cmd.Unpack == nil || *cmd.Unpack, Fetched: cmd.Unpack != nil && *cmd.Unpack,
+	}
+	for _, s := range cmd.SourcePaths {
+		switch {
+		case isGit(s):
+			return fmt.Errorf("ADD of git repository %s: %w", s, errdefs.ErrNotImplemented)
+		case isURL(s):
+			cp.URLs = append(cp.URLs, s)
+		default:
+			cp.Sources = append(cp.Sources, s)
+		}
+	}
+	if cmd.Checksum != "" {
+		if len(cp.URLs) != 1 || len(cp.Sources) > 0 {
+			return errors.New("checksum requires one HTTP(S) source")
+		}
+		d, err := digest.Parse(cmd.Checksum)
+		if err != nil {
+			return fmt.Errorf("checksum %q: %w", cmd.Checksum, err)
+		}
+		cp.Checksum = d
+	}
+	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
+}
+
+// transfer makes the vertex of a COPY or an ADD.
+func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd instructions.SourcesAndDest) error {
+	if _, err := ParseMode(cp.Chmod); err != nil {
+		return err
+	}
+	for _, f := range sd.SourceContents {
+		cp.Files = append(cp.Files, File{Name: f.Path, Data: f.Data})
+	}
+	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
+		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", strings.ToUpper(cmd.Name()))
+	}
+	line := strings.ToUpper(cmd.Name())
+	if cp.Parents {
+		line += " --parents"
+	}
+	if cp.Chown != "" {
+		line += " --chown=" + cp.Chown
+	}
+	if cp.Chmod != "" {
+		line += " --chmod=" + cp.Chmod
+	}
+	for _, s := range sd.SourcePaths {
+		line += " " + s
+	}
+	for _, f := range sd.SourceContents {
+		line += " <<" + f.Path
+	}
+	v := c.step(st, cmd, &Vertex{Copy: cp})
+	st.note(line+" "+sd.DestPath, v)
+	return nil
+}
+
+// ParseMode reads --chmod: octal digits. nil is no wish.
+func ParseMode(s string) (*uint32, error) {
+	if s == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || n > 0o7777 {
+		if strings.ContainsAny(s, "+-=") {
+			return nil, fmt.Errorf("symbolic --chmod=%s: %w", s, errdefs.ErrNotImplemented)
+		}
+		return nil, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
+	}
+	mode := uint32(n)
+	return &mode, nil
+}
+
+func isURL(s string) bool {
+	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")
+}
+
+func isGit(s string) bool {
+	if strings.HasPrefix(s, "git@") || strings.HasPrefix(s, "git://") || strings.HasPrefix(s, "ssh://") {
+		return true
+	}
+	base, _, _ := strings.Cut(s, "#")
+	return isURL(s) && strings.HasSuffix(base, ".git")
+}

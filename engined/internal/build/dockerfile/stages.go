@@ -1,0 +1,428 @@
+package dockerfile
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// MaxSize bounds a Dockerfile, in bytes.
+const MaxSize = 4 << 20
+
+// Options are what a Dockerfile is compiled with.
+type Options struct {
+	Args     map[string]string // of --build-arg
+	Labels   map[string]string // of --label
+	Target   string            // stage; "" for the last
+	Platform ocispec.Platform  // of the result
+	Host     ocispec.Platform  // where commands run
+	// Base returns an image. It is called for the images that the target needs, side by
+	// side, each reference and platform once.
+	Base func(ctx context.Context, ref string, platform ocispec.Platform) (*Base, error)
+}
+
+// Error is a mistake in a Dockerfile, with the lines where it is.
+type Error struct {
+	Lines [2]int // zero if unknown
+	Err   error
+}
+
+func (e *Error) Error() string {
+	if e.Lines[0] == 0 || strings.Contains(e.Err.Error(), "parse error on line") {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("dockerfile parse error on line %d: %v", e.Lines[0], e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+func mistake(r []parser.Range, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	if le, ok := errors.AsType[*parser.LocationError](err); ok && len(le.Locations) > 0 && len(r) == 0 {
+		r = le.Locations[0]
+	}
+	if !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) && !errdefs.IsInvalidArgument(err) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return &Error{Lines: lines(r), Err: err}
+}
+
+func lines(r []parser.Range) [2]int {
+	if len(r) == 0 {
+		return [2]int{}
+	}
+	return [2]int{r[0].Start.Line, r[len(r)-1].End.Line}
+}
+
+// compiler is one run of Compile.
+type compiler struct {
+	opts     Options
+	escape   rune
+	stages   []instructions.Stage
+	global   *environment // ARG before FROM
+	states   map[int]*state
+	bases    map[baseKey]*Base
+	foreign  map[string]*Vertex // images of COPY --from
+	steps    map[int][]Step
+	plan     *Plan
+	lint     *linter.Linter
+	vertices []*Vertex
+}
+
+type baseKey struct{ ref, platform string }
+
+// Compile reads a Dockerfile. Errors are of class ErrInvalidArgument, with the lines as
+// *Error, or what Options.Base returned.
+func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
+	if len(source) > MaxSize {
+		return nil, fmt.Errorf("the Dockerfile is larger than %d bytes: %w", MaxSize, errdefs.ErrInvalidArgument)
+	}
+	if len(bytes.TrimSpace(source)) == 0 {
+		return nil, fmt.Errorf("the Dockerfile cannot be empty: %w", errdefs.ErrInvalidArgument)
+	}
+	c := &compiler{opts: opts, states: map[int]*state{}, bases: map[baseKey]*Base{}, foreign: map[string]*Vertex{}, steps: map[int][]Step{}, plan: &Plan{}}
+	c.lint = linter.New(&linter.Config{Warn: func(rule, description, url, text string, location []parser.Range) {
+		c.plan.Warnings = append(c.plan.Warnings, Warning{Rule: rule, Detail: description, URL: url, Text: text, Line: lines(location)[0]})
+	}})
+	if err := c.parse(source); err != nil {
+		return nil, err
+	}
+	target, err := c.target()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.prefetch(ctx, target); err != nil {
+		return nil, err
+	}
+	st, err := c.stage(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	return c.finish(st), nil
+}
+
+func (c *compiler) parse(source []byte) error {
+	ast, err := parser.Parse(bytes.NewReader(source))
+	if err != nil {
+		return mistake(nil, err)
+	}
+	c.escape = ast.EscapeToken
+	for _, w := range ast.Warnings {
+		line := 0
+		if w.Location != nil {
+			line = w.Location.Start.Line
+		}
+		c.plan.Warnings = append(c.plan.Warnings, Warning{Rule: linter.RuleNoEmptyContinuation.Name, Text: w.Short, URL: w.URL, Line: line})
+	}
+	var meta []instructions.ArgCommand
+	if c.stages, meta, err = instructions.Parse(ast.AST, c.lint); err != nil {
+		return mistake(nil, err)
+	}
+	if len(c.stages) == 0 {
+		return mistake(nil, errors.New("no build stage in current context: the Dockerfile has no FROM"))
+	}
+	return c.globals(meta)
+}
+
+// globals sets the platform arguments and those before the first FROM.
+func (c *compiler) globals(meta []instructions.ArgCommand) error {
+	b, t := c.opts.Host, c.opts.Platform
+	c.global = &environment{}
+	target := c.opts.Target
+	if target == "" {
+		target = "default"
+	}
+	for _, kv := range [][2]string{
+		{"BUILDPLATFORM", platforms.Format(b)},
+		{"BUILDOS", b.OS},
+		{"BUILDOSVERSION", b.OSVersion},
+		{"BUILDARCH", b.Architecture},
+		{"BUILDVARIANT", b.Variant},
+		{"TARGETPLATFORM", platforms.Format(t)},
+		{"TARGETOS", t.OS},
+		{"TARGETOSVERSION", t.OSVersion},
+		{"TARGETARCH", t.Architecture},
+		{"TARGETVARIANT", t.Variant},
+		{"TARGETSTAGE", target},
+	} {
+		if v, ok := c.opts.Args[kv[0]]; ok {
+			kv[1] = v
+		}
+		c.global.set(kv[0], kv[1])
+	}
+	for i := range meta {
+		for _, a := range meta[i].Args {
+			value := a.Value
+			if v, ok := c.opts.Args[a.Key]; ok {
+				value = &v
+			} else if value != nil {
+				v, _, err := c.lex().ProcessWord(*value, c.global)
+				if err != nil {
+					return mistake(meta[i].Location(), err)
+				}
+				value = &v
+			}
+			if value != nil {
+				c.global.set(a.Key, *value)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *compiler) lex() *shell.Lex { return shell.NewLex(c.escape) }
+
+// target returns the index of the stage to build.
+func (c *compiler) target() (int, error) {
+	seen := map[string]bool{}
+	for _, s := range c.stages {
+		if s.Name == "" {
+			continue
+		}
+		name := strings.ToLower(s.Name)
+		if seen[name] {
+			c.lint.Run(&linter.RuleDuplicateStageName, s.Location, linter.RuleDuplicateStageName.Format(s.Name))
+		}
+		if name == "scratch" || name == "context" {
+			c.lint.Run(&linter.RuleReservedStageName, s.Location, linter.RuleReservedStageName.Format(s.Name))
+		}
+		seen[name] = true
+	}
+	if c.opts.Target == "" {
+		return len(c.stages) - 1, nil
+	}
+	if i, ok := c.named(c.opts.Target, len(c.stages)); ok {
+		return i, nil
+	}
+	if n, err := strconv.Atoi(c.opts.Target); err == nil && n >= 0 && n < len(c.stages) {
+		return n, nil
+	}
+	return 0, fmt.Errorf("target stage %q could not be found%s: %w", c.opts.Target, nearest(c.opts.Target, c.names()), errdefs.ErrInvalidArgument)
+}
+
+// named finds the last stage called name among the first n.
+func (c *compiler) named(name string, n int) (int, bool) {
+	for i := n - 1; i >= 0; i-- {
+		if c.stages[i].Name != "" && strings.EqualFold(c.stages[i].Name, name) {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (c *compiler) names() []string {
+	var out []string
+	for _, s := range c.stages {
+		if s.Name != "" {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+// from finds the stage that COPY --from or a mount means: by name, also a later one, or by number.
+func (c *compiler) from(self int, name string) (int, bool, error) {
+	if i, ok := c.named(name, len(c.stages)); ok {
+		return i, true, nil
+	}
+	n, err := strconv.Atoi(name)
+	if err != nil {
+		return 0, false, nil //nolint:nilerr // no number: an image
+	}
+	if n < 0 || n >= len(c.stages) {
+		return 0, false, fmt.Errorf("invalid from flag value %s: there are %d stages, counted from 0", name, len(c.stages))
+	}
+	if n >= self {
+		return 0, false, fmt.Errorf("invalid from flag value %s: refers to the current or a later build stage", name)
+	}
+	return n, true, nil
+}
+
+// base returns what FROM of stage i says: a stage before it, or an image and its platform.
+func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform, err error) {
+	s := c.stages[i]
+	platform = c.opts.Platform
+	name, unset, err := c.lex().ProcessWord(s.BaseName, c.global)
+	if err != nil {
+		return 0, "", platform, mistake(s.Location, err)
+	}
+	for v := range unset {
+		c.lint.Run(&linter.RuleUndefinedArgInFrom, s.Location, linter.RuleUndefinedArgInFrom.Format(v, ""))
+	}
+	if name == "" {
+		return 0, "", platform, mistake(s.Location, fmt.Errorf("base name (%s) should not be blank", s.BaseName))
+	}
+	if s.Platform != "" {
+		p, _, err := c.lex().ProcessWord(s.Platform, c.global)
+		if err == nil && p == "" {
+			err = fmt.Errorf("empty platform value from expression %s", s.Platform)
+		}
+		if err == nil {
+			platform, err = platforms.Parse(p)
+		}
+		if err != nil {
+			return 0, "", platform, mistake(s.Location, fmt.Errorf("platform of FROM %s: %w", name, err))
+		}
+	}
+	if j, ok := c.named(name, i); ok {
+		return j, "", platform, nil
+	}
+	return -1, name, platform, nil
+}
+
+// prefetch asks for the images of all stages that target needs, side by side.
+func (c *compiler) prefetch(ctx context.Context, target int) error {
+	seen := map[int]bool{}
+	wanted := map[baseKey]ocispec.Platform{}
+	var visit func(i int) error
+	visit = func(i int) error {
+		if seen[i] {
+			return nil
+		}
+		seen[i] = true
+		before := len(c.plan.Warnings)
+		j, ref, p, err := c.base(i)
+		c.plan.Warnings = c.plan.Warnings[:before] // they come again when the stage is compiled
+		if err != nil {
+			return err
+		}
+		if j >= 0 {
+			err = visit(j)
+		} else if ref != "scratch" {
+			wanted[baseKey{ref, platforms.FormatAll(p)}] = p
+		}
+		for _, cmd := range c.stages[i].Commands {
+			for _, name := range references(cmd) {
+				if j, ok, _ := c.from(i, name); ok && err == nil {
+					err = visit(j)
+				}
+			}
+		}
+		return err
+	}
+	if err := visit(target); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	results := make(chan struct {
+		key  baseKey
+		base *Base
+	}, len(wanted))
+	for key, p := range wanted {
+		g.Go(func() error {
+			b, err := c.opts.Base(ctx, key.ref, p)
+			if err == nil {
+				results <- struct {
+					key  baseKey
+					base *Base
+				}{key, b}
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	close(results)
+	for r := range results {
+		c.bases[r.key] = r.base
+	}
+	return err
+}
+
+// references are the names that an instruction's --from and mounts say.
+func references(cmd instructions.Command) []string {
+	switch cmd := cmd.(type) {
+	case *instructions.CopyCommand:
+		if cmd.From != "" {
+			return []string{cmd.From}
+		}
+	case *instructions.RunCommand:
+		var out []string
+		for _, m := range instructions.GetMounts(cmd) {
+			if m.From != "" {
+				out = append(out, m.From)
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+func (c *compiler) image(ctx context.Context, ref string, p ocispec.Platform) (*Base, error) {
+	key := baseKey{ref, platforms.FormatAll(p)}
+	if b, ok := c.bases[key]; ok {
+		return b, nil
+	}
+	b, err := c.opts.Base(ctx, ref, p)
+	if err == nil {
+		c.bases[key] = b
+	}
+	return b, err
+}
+
+// add makes v part of the graph.
+func (c *compiler) add(v *Vertex) *Vertex {
+	c.vertices = append(c.vertices, v)
+	return v
+}
+
+// finish makes the plan of the target's state.
+func (c *compiler) finish(st *state) *Plan {
+	p := c.plan
+	p.Target, p.Platform, p.Config, p.History, p.Parent = st.vertex, st.platform, st.config, st.history, st.parent
+	p.Config.Labels = mergeLabels(p.Config.Labels, c.opts.Labels)
+	for v := st.vertex; v != nil; v = v.Parent {
+		v.Exported = true
+	}
+	for i := range c.stages {
+		p.Steps = append(p.Steps, c.steps[i]...)
+	}
+	p.Vertices = c.vertices
+	slices.SortStableFunc(p.Warnings, func(a, b Warning) int { return a.Line - b.Line })
+	p.Warnings = slices.Compact(p.Warnings)
+	return p
+}
+
+func mergeLabels(have, more map[string]string) map[string]string {
+	if len(more) == 0 {
+		return have
+	}
+	out := map[string]string{}
+	for k, v := range have {
+		out[k] = v
+	}
+	for k, v := range more {
+		out[k] = v
+	}
+	return out
+}
+
+func epoch(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %q is not a number of seconds: %w", s, errdefs.ErrInvalidArgument)
+	}
+	return time.Unix(n, 0).UTC(), nil
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -183,6 +185,7 @@ func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Conta
 		_, ok := s.byID[id]
 		return ok
 	}
+	s.sweepDirs(ctx, func(id string) bool { return ours(id) || s.reserved(id) })
 	s.sweepVolumes(ctx, func(id string) bool { return ours(id) || s.reserved(id) })
 	for id := range records {
 		if !ours(id) {
@@ -211,6 +214,24 @@ func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Conta
 		}
 		if err := s.Networks.Leave(ctx, id); err != nil {
 			ctxlog.From(ctx).Warn("network of a stopped container was not freed", ctxlog.ContainerID, id, ctxlog.Error, err)
+		}
+	}
+}
+
+// sweepDirs removes the files of containers that do not exist.
+func (s *Service) sweepDirs(ctx context.Context, exists func(containerID string) bool) {
+	for _, parent := range []string{filepath.Join(s.cfg.DataRoot, "containers"), filepath.Join(s.cfg.ExecRoot, "shm")} {
+		entries, err := os.ReadDir(parent)
+		if err != nil {
+			continue // nothing was ever made there
+		}
+		for _, e := range entries {
+			if exists(e.Name()) {
+				continue
+			}
+			if err := errors.Join(unmountShm(s.shmDir(e.Name())), os.RemoveAll(filepath.Join(parent, e.Name()))); err != nil {
+				ctxlog.From(ctx).Warn("files of no container were not removed", ctxlog.ContainerID, e.Name(), ctxlog.Error, err)
+			}
 		}
 	}
 }

@@ -34,6 +34,9 @@ func logText(t *testing.T, path, stream string) string {
 			continue
 		}
 		for line := range bytes.Lines(data) {
+			if !bytes.HasSuffix(line, []byte("\n")) {
+				break // it is being written
+			}
 			r, err := jsonlog.Decode(line)
 			if err != nil {
 				t.Fatalf("%s: %q: %v", name, line, err)

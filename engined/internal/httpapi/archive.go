@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -139,8 +142,36 @@ func (a archiveAPI) changes(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	out := make([]container.FilesystemChange, 0, len(changes))
-	for _, c := range changes {
+	for _, c := range withoutMountPoints(changes) {
 		out = append(out, container.FilesystemChange{Kind: container.ChangeType(c.Kind), Path: c.Path})
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// mountPoints are what starting any container adds to its layer: the places where something
+// is mounted. They are no change of the user's.
+var mountPoints = []string{
+	"/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys",
+	"/sbin/docker-init",
+}
+
+// withoutMountPoints leaves mount points out, and directories that changed only because one
+// was added to them.
+func withoutMountPoints(changes []archive.Change) []archive.Change {
+	var out []archive.Change
+	hidden := map[string]bool{} // directories from which a mount point was left out
+	for _, c := range slices.Backward(changes) { // what is below a directory comes first
+		if c.Kind == archive.Added && slices.Contains(mountPoints, c.Path) {
+			hidden[path.Dir(c.Path)] = true
+			continue
+		}
+		below := func(o archive.Change) bool { return strings.HasPrefix(o.Path, c.Path+"/") }
+		if hidden[c.Path] && !slices.ContainsFunc(out, below) {
+			hidden[path.Dir(c.Path)] = true
+			continue
+		}
+		out = append(out, c)
+	}
+	slices.Reverse(out)
+	return out
 }

@@ -373,9 +373,15 @@ func ask(nsPath, network, addr string) (string, error) {
 	return strings.TrimSpace(line), err2
 }
 
+// reach asks up to three times: the first packets over a link that has just come up can be
+// lost before its carrier is known everywhere.
 func reach(t *testing.T, what, nsPath, network, addr, seenAs string) {
 	t.Helper()
-	if got, err := ask(nsPath, network, addr); err != nil || seenAs != "" && got != seenAs {
+	got, err := ask(nsPath, network, addr)
+	for try := 1; err != nil && try < 3; try++ {
+		got, err = ask(nsPath, network, addr)
+	}
+	if err != nil || seenAs != "" && got != seenAs {
 		t.Errorf("%s: %s to %s: seen as %q, %v; want %q", what, network, addr, got, err, seenAs)
 	}
 }

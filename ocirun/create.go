@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -123,9 +124,7 @@ func (c *creation) create(ctx context.Context) (_ *parent.Child, err error) {
 	if err := c.compile(); err != nil {
 		return nil, err
 	}
-	for _, w := range c.plan.Warnings {
-		ctxlog.From(ctx).Warn(w)
-	}
+	logPlan(ctx, c.plan)
 	c.step("plan", c.mark)
 	child, err := c.start(ctx)
 	if err != nil {
@@ -204,6 +203,19 @@ func (c *creation) compile() error {
 		return fmt.Errorf("cannot use console socket if runc will not detach or allocate tty: %w", errdefs.ErrInvalidArgument)
 	}
 	return nil
+}
+
+// logPlan logs what the plan weakens and, for developers, what it does.
+func logPlan(ctx context.Context, p *plan.Plan) {
+	log := ctxlog.From(ctx)
+	for _, w := range p.Warnings {
+		log.Warn(w)
+	}
+	if log.Enabled(ctx, slog.LevelDebug) {
+		for i, o := range p.Ops {
+			log.Debug("operation of the plan", "op", i, "text", o.String())
+		}
+	}
 }
 
 // dryRun prints the plan.
@@ -299,7 +311,7 @@ func (c *creation) prepareState() {
 	if caps := s.Process.Capabilities; caps != nil {
 		c.st.Config.Bounding = caps.Bounding
 	}
-	c.st.Config.ExecAffinity = s.Process.ExecCPUAffinity
+	c.st.Config.ExecAffinity, c.st.Config.Personality = s.Process.ExecCPUAffinity, s.Linux.Personality
 	if h := s.Hooks; h != nil && len(h.Poststart)+len(h.Poststop) > 0 {
 		c.st.Config.Hooks = &specs.Hooks{Poststart: h.Poststart, Poststop: h.Poststop}
 	}

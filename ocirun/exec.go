@@ -19,7 +19,6 @@ import (
 	"strata/ocirun/internal/seccomp"
 	"strata/ocirun/internal/selfexe"
 	"strata/ocirun/internal/state"
-	"strata/pkg/ctxlog"
 	"strata/pkg/linux/cgroups"
 	"strata/pkg/linux/fdpass"
 )
@@ -62,7 +61,20 @@ func (e *execFlags) define(f *flags) {
 	f.ignored("no-subreaper")
 }
 
+// execError is the status of an exec that could not be made, as runc has it.
+const execError = 255
+
 func (a *app) exec(ctx context.Context, args []string) error {
+	err := a.execVerb(ctx, args)
+	var status exitError
+	if err == nil || errors.As(err, &status) {
+		return err
+	}
+	a.complain(ctx, err)
+	return exitError(execError)
+}
+
+func (a *app) execVerb(ctx context.Context, args []string) error {
 	var e execFlags
 	f := newFlags("exec")
 	e.define(f)
@@ -198,7 +210,7 @@ func (a *app) runExec(ctx context.Context, st *state.State, e execFlags, p *spec
 		Unprivileged: a.unprivileged(), Task: pidfd, OOMScoreAdj: p.OOMScoreAdj,
 		Preserve: e.preserveFDs + listenFDs(),
 	}
-	h := plan.Host{ID: st.ID, NoNewKeyring: st.Config.NoNewKeyring, ListenFDs: listenFDs()}
+	h := plan.Host{ID: st.ID, NoNewKeyring: st.Config.NoNewKeyring, ListenFDs: listenFDs(), Foreground: p.Terminal && e.consoleSocket == ""}
 	a.privilege(&h, p)
 	if err := a.execFilter(st, &h, &args); err != nil {
 		return err
@@ -216,12 +228,10 @@ func (a *app) runExec(ctx context.Context, st *state.State, e execFlags, p *spec
 			return err
 		}
 	}
-	if args.Plan, err = plan.CompileExec(p, plan.Task{Types: st.Config.Namespaces}, h); err != nil {
+	if args.Plan, err = plan.CompileExec(p, plan.Task{Types: st.Config.Namespaces, Personality: st.Config.Personality}, h); err != nil {
 		return err
 	}
-	for _, w := range args.Plan.Warnings {
-		ctxlog.From(ctx).Warn(w)
-	}
+	logPlan(ctx, args.Plan)
 	if args.Cgroup, err = execCgroup(st, e.cgroup); err != nil {
 		return err
 	}
@@ -317,6 +327,14 @@ func (a *app) startExec(ctx context.Context, e execFlags, p *specs.Process, args
 	fw := newForwarder(!e.detach)
 	defer fw.stop()
 	c, err := parent.Run(ctx, args)
+	if t != nil {
+		// Also after a failure: what the program's start said is in the terminal.
+		if aerr := t.attach(); aerr == nil && err != nil {
+			t.drain()
+		} else if err == nil {
+			err = aerr
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("exec failed: unable to start container process: %w", err)
 	}

@@ -52,7 +52,7 @@ func (a *app) cgroupManager(id, path string) (*cgroups.Manager, error) {
 func (c *creation) host() (plan.Host, error) {
 	h := plan.Host{
 		Bundle: c.bundle, ID: c.id, NoPivot: c.flags.noPivot, NoNewKeyring: c.flags.noNewKeyring,
-		ListenFDs: listenFDs(),
+		ListenFDs: listenFDs(), Foreground: c.term != nil,
 	}
 	c.app.privilege(&h, c.spec.Process)
 	h.BindDevices = h.Unprivileged || inUserNamespace()
@@ -139,7 +139,13 @@ func cgroupFacts(h *plan.Host, paths map[string]string) {
 }
 
 func hasEnv(env []string, name string) bool {
-	return slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") && e != name+"=" })
+	has := false
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			has = v != "" // the last one counts
+		}
+	}
+	return has
 }
 
 // maxPasswd bounds what is read of a file that an image provides.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -76,12 +77,17 @@ func Run(ctx context.Context, cfg Config) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	// The words of an error are read by callers; its class only by us.
-	ctxlog.From(a.context(ctx)).Error(message(err))
-	if a.log != io.Writer(cfg.Stderr) {
-		fmt.Fprintln(cfg.Stderr, "ocirun: "+message(err))
-	}
+	a.complain(a.context(ctx), err)
 	return 1
+}
+
+// complain writes an error to the log and, if that is a file, to standard error. Its
+// words are read by callers; its class only by us.
+func (a *app) complain(ctx context.Context, err error) {
+	ctxlog.From(ctx).Error(message(err))
+	if a.log != io.Writer(a.cfg.Stderr) {
+		fmt.Fprintln(a.cfg.Stderr, "ocirun: "+message(err))
+	}
 }
 
 // message is the text of err without the name of its class, which the style puts last.
@@ -160,6 +166,10 @@ func rootDir(flag string) (string, error) {
 }
 
 func (a *app) verb(ctx context.Context, verb string, args []string) error {
+	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") && strings.Contains(usage, "\n  "+verb) {
+		_, err := fmt.Fprintf(a.cfg.Stdout, "NAME:\n   ocirun %s - see runc-%s(8) for its flags\n", verb, verb)
+		return err
+	}
 	switch verb {
 	case "create":
 		return a.create(ctx, args)
@@ -197,7 +207,7 @@ func (a *app) verb(ctx context.Context, verb string, args []string) error {
 		_, err := io.WriteString(a.cfg.Stdout, usage)
 		return err
 	}
-	return fmt.Errorf("no help topic for %q", verb)
+	return fmt.Errorf("No help topic for '%s'", verb) //nolint:revive,staticcheck // callers know these words
 }
 
 // printVersion has runc's three lines: go-runc wants "runc version " in front, and
@@ -206,9 +216,11 @@ func (a *app) printVersion() {
 	fmt.Fprintf(a.cfg.Stdout, "runc version %s+ocirun-%s\ncommit: %s\nspec: %s\n", runcVersion, Version, Commit, specVersion)
 }
 
-const usage = `ocirun runs containers from OCI bundles, with runc's command line.
+const usage = `NAME:
+   ocirun - runs containers from OCI bundles, with runc's command line
 
-usage: ocirun [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup] [--rootless BOOL] VERB …
+USAGE:
+   ocirun [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup] [--rootless BOOL] VERB …
 
   create   make a container that waits for its start
   start    let it run
@@ -225,4 +237,6 @@ usage: ocirun [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--sy
   delete   free what a stopped container holds
   spec     write a sample config.json
   features print what this runtime can do
+  checkpoint
+  restore  are not implemented
 `

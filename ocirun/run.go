@@ -47,12 +47,21 @@ func (a *app) runVerb(ctx context.Context, args []string) error {
 	if err != nil || child == nil {
 		return err
 	}
+	if t != nil {
+		if err := t.attach(); err != nil {
+			return err
+		}
+	}
 	st, err := a.store.Load(id)
 	if err != nil {
 		return err
 	}
 	if err := a.startForeground(ctx, st, child); err != nil {
-		return errors.Join(err, a.killAndWait(st), a.destroy(ctx, st))
+		err = errors.Join(err, a.killAndWait(st), a.destroy(ctx, st))
+		if t != nil {
+			t.drain()
+		}
+		return err
 	}
 	if c.detach {
 		return nil
@@ -115,11 +124,6 @@ func (f *forwarder) stop() {
 
 // wait waits for a foreground process and returns its status as an exitError.
 func (a *app) wait(c *parent.Child, t *terminal, fw *forwarder) error {
-	if t != nil {
-		if err := t.attach(); err != nil {
-			return err
-		}
-	}
 	ended := make(chan unix.WaitStatus, 1) // one result
 	go func() { ended <- reap(c.PID) }()
 	for {

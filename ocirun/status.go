@@ -103,6 +103,11 @@ func (a *app) list(args []string) error {
 	if rest, err := f.parse(args); err != nil || len(rest) > 0 {
 		return errors.Join(err, unexpected("list", rest))
 	}
+	if a.glob.root != "" {
+		if _, err := os.Stat(a.glob.root); err != nil {
+			return err
+		}
+	}
 	ids, err := a.store.List()
 	if err != nil {
 		return err

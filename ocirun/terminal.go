@@ -30,14 +30,19 @@ func newTerminal(cfg Config) (*terminal, error) {
 }
 
 // attach takes the master and starts to relay. The container's terminal does not turn
-// newlines into CR LF: that is done by the one that shows them.
+// newlines into CR LF (plan.Console, Raw): that is done by the one that shows them.
 func (t *terminal) attach() error {
+	if t.master != nil {
+		return nil
+	}
+	// The child has its own copy of the sending end; without ours an end is seen.
+	if err := t.childEnd.Close(); err != nil {
+		return err
+	}
+	t.childEnd = nil
 	_, m, err := fdpass.Receive(t.ours, make([]byte, 64))
 	if err != nil {
 		return err
-	}
-	if err := clearONLCR(m); err != nil {
-		return errors.Join(err, m.Close())
 	}
 	fd := int(m.Fd())
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -67,15 +72,6 @@ func (t *terminal) attach() error {
 		_, _ = io.Copy(t.cfg.Stdout, t.master) // EIO when the last slave is closed
 	}()
 	return nil
-}
-
-func clearONLCR(f *os.File) error {
-	termios, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	if err != nil {
-		return os.NewSyscallError("ioctl(TCGETS)", err)
-	}
-	termios.Oflag &^= unix.ONLCR
-	return os.NewSyscallError("ioctl(TCSETS)", unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, termios))
 }
 
 // resize gives the container's terminal the size of ours.

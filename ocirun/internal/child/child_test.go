@@ -183,7 +183,7 @@ func TestTailReportsTheCallThatFailed(t *testing.T) {
 	}
 }
 
-func TestTailTellsStandardErrorWhenNobodyListens(t *testing.T) {
+func TestTailTellsStandardErrorThatTheProgramCannotRun(t *testing.T) {
 	out, status, _ := runTail(t, true, func(*Tail) {}, "/no/such/program", "program")
 	if out != "exec /no/such/program: no such file or directory\n" || status != 255 {
 		t.Errorf("output %q, status %d", out, status)

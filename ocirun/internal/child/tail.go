@@ -19,12 +19,13 @@ import (
 //	…         strings and structures
 //
 // The code makes the calls in order. An error ends it, unless the entry's flags say to
-// ignore it: it goes over the ladder as KindTailFailed, or, when the parent has gone
-// and the call was the execve, to standard error. The entry flagged tailExec is an
+// ignore it: it goes over the ladder as KindTailFailed and, if the call was the execve,
+// to standard error, because the parent may have gone. The entry flagged tailExec is an
 // execve: its path is the tail's own argv[0], its argv the rest, its envp the tail's.
 const (
 	imageBase   = 0x400000
-	imageCode   = 0x100
+	imageCode   = 0x100 // the handler of signals
+	imageEntry  = imageCode + 32
 	imageHeader = 0x1000
 	imageTable  = imageHeader + 64
 	entrySize   = 64
@@ -99,8 +100,25 @@ func (t *Tail) Try(op, nr int, args ...TailArg) {
 	t.entries = append(t.entries, tailEntry{nr: nr, args: args, op: op, flags: tailIgnore})
 }
 
-// Exec adds the final execve. When it fails and the parent has gone, the process
-// writes describe(errno) to standard error.
+// EndOn makes the listed signals end the process until the execve. Their default action
+// would not: the first process of a pid namespace only gets signals that it handles
+// (pid_namespaces(7)).
+func (t *Tail) EndOn(op int, signals ...unix.Signal) {
+	const saRestorer = 0x04000000 // x86 wants one even for a handler that never returns
+	act := make([]byte, 32)       // handler, flags, restorer, mask
+	binary.NativeEndian.PutUint64(act, imageBase+imageCode)
+	if runtime.GOARCH == "amd64" {
+		binary.NativeEndian.PutUint64(act[8:], saRestorer)
+		binary.NativeEndian.PutUint64(act[16:], imageBase+imageCode)
+	}
+	at := t.Bytes(act)
+	for _, s := range signals {
+		t.Sys(op, unix.SYS_RT_SIGACTION, TailImm(int(s)), at, TailImm(0), TailImm(8))
+	}
+}
+
+// Exec adds the final execve. When it fails, the process writes describe(errno) to
+// standard error.
 func (t *Tail) Exec(op int, describe func(unix.Errno) string) {
 	t.entries = append(t.entries, tailEntry{nr: unix.SYS_EXECVE, op: op, flags: tailExec})
 	for _, e := range []unix.Errno{
@@ -190,8 +208,8 @@ func elfHeader(img []byte) {
 	le.PutUint16(img[16:], 2) // ET_EXEC
 	le.PutUint16(img[18:], machine)
 	le.PutUint32(img[20:], 1)
-	le.PutUint64(img[24:], imageBase+imageCode) // entry
-	le.PutUint64(img[32:], 64)                  // program headers
+	le.PutUint64(img[24:], imageBase+imageEntry)
+	le.PutUint64(img[32:], 64) // program headers
 	le.PutUint16(img[52:], 64)
 	le.PutUint16(img[54:], 56)
 	le.PutUint16(img[56:], 3)

@@ -42,11 +42,8 @@ func run(h specs.Hook, state []byte) error {
 	if len(args) == 0 {
 		args = []string{h.Path}
 	}
-	env := h.Env
-	if env == nil {
-		env = []string{} // not the runtime's own
-	}
-	p, err := os.StartProcess(h.Path, args, &os.ProcAttr{Files: []*os.File{in, w, w}, Env: env})
+	// Without an environment of its own a hook has the runtime's, as with runc.
+	p, err := os.StartProcess(h.Path, args, &os.ProcAttr{Files: []*os.File{in, w, w}, Env: h.Env})
 	err = errors.Join(err, w.Close())
 	if err != nil {
 		return err

@@ -204,7 +204,19 @@ func (l *lowerer) bind(o plan.Bind) {
 	if a.Propagation != 0 {
 		l.setattr(tree.Arg(), 0, 0, a.Propagation, 0, a.PropagationRec)
 	}
-	l.moveTree(tree.Arg(), o.Dest, l.fds.Dirs[l.i])
+	if dir, ok := l.fds.Dirs[l.i]; ok {
+		l.moveTree(tree.Arg(), o.Dest, dir)
+	} else {
+		mode := b.Reg()
+		dir, done := b.Label(), b.Label()
+		l.stat(tree, mode, 0)
+		b.JumpEq(mode.Arg(), child.Imm(unix.S_IFDIR), dir)
+		l.moveTree(tree.Arg(), o.Dest, false)
+		b.Jump(done)
+		b.Mark(dir)
+		l.moveTree(tree.Arg(), o.Dest, true)
+		b.Mark(done)
+	}
 	l.close(tree)
 	b.Free(tree)
 }
@@ -290,6 +302,14 @@ func (l *lowerer) console(o plan.Console) {
 		binary.NativeEndian.PutUint16(ws[2:], o.Width)
 		b.Sys(unix.SYS_IOCTL, ptmx.Arg(), child.Imm(unix.TIOCSWINSZ), b.Bytes(ws).Arg())
 	}
+	if o.Raw {
+		termios := b.Buf(64)
+		b.Sys(unix.SYS_IOCTL, slave.Arg(), child.Imm(unix.TCGETS), termios.Arg())
+		b.Load32(r, termios.At(4)) // c_oflag
+		b.And(r, r.Arg(), child.Imm(^uint32(unix.ONLCR)))
+		b.Store32(termios.At(4), r.Arg())
+		b.Sys(unix.SYS_IOCTL, slave.Arg(), child.Imm(unix.TCSETS), termios.Arg())
+	}
 	l.sendFD(child.Imm(l.fds.ConsoleSocket), ptmx, "/dev/ptmx")
 	if o.Mount {
 		dir, file, tree := b.Reg(), b.Reg(), b.Reg()
@@ -341,8 +361,12 @@ func (l *lowerer) sendFD(socket child.Arg, fd child.Reg, word string) {
 func (l *lowerer) mask(o plan.Mask) {
 	b := l.b
 	null := l.hostNull()
+	if l.empty == 0 {
+		l.empty = b.Reg()
+		b.Move(l.empty, child.Imm(0)) // 0 until there is an empty filesystem
+	}
 	r, mode, tree := b.Reg(), b.Reg(), b.Reg()
-	dir, done, gone := b.Label(), b.Label(), b.Label()
+	dir, first, done, gone := b.Label(), b.Label(), b.Label(), b.Label()
 	l.open(r, o.Path, unix.O_PATH, 0, inRoot).On(unix.ENOENT, gone).On(unix.ENOTDIR, gone)
 	l.stat(r, mode, 0)
 	b.JumpEq(mode.Arg(), child.Imm(unix.S_IFDIR), dir)
@@ -351,7 +375,14 @@ func (l *lowerer) mask(o plan.Mask) {
 	l.close(tree)
 	b.Jump(done)
 	b.Mark(dir)
+	b.JumpEq(l.empty.Arg(), child.Imm(0), first)
+	l.cloneFD(tree, l.empty, false)
+	l.move(tree.Arg(), r)
+	l.close(tree)
+	b.Jump(done)
+	b.Mark(first)
 	l.mountOn(r, "tmpfs", "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+	l.open(l.empty, o.Path, unix.O_PATH|unix.O_DIRECTORY, 0, inRoot)
 	b.Mark(done)
 	l.close(r)
 	b.Mark(gone)

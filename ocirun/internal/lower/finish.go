@@ -94,6 +94,9 @@ func (l *lowerer) withTail(out *Program) error {
 	for _, fd := range kept {
 		s.sys(unix.SYS_FCNTL, num(fd), num(unix.F_SETFD), num(unix.FD_CLOEXEC))
 	}
+	if l.fds.Fifo >= 0 {
+		out.Tail.EndOn(l.i, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	}
 	for ; l.i < len(l.p.Ops)-1; l.i++ {
 		s.op = l.i
 		if err := l.finish(s, l.p.Ops[l.i]); err != nil {

@@ -39,7 +39,8 @@ type Fds struct {
 	ByOp map[int]int
 	// IDMaps are user namespaces, by operation.
 	IDMaps map[int]int
-	// Dirs says which binds have a directory as their source.
+	// Dirs says which binds have a directory as their source; where it says nothing, the
+	// child looks.
 	Dirs map[int]bool
 	// Preserve is the number of descriptors from 3 on that the program gets.
 	Preserve int
@@ -63,6 +64,7 @@ type lowerer struct {
 	filter  []seccompbpf.Insn
 	root    child.Reg // the rootfs; 0 before there is one
 	null    child.Reg // the host's /dev/null; 0 before it is needed
+	empty   child.Reg // an empty filesystem that masks directories; 0 before it is needed
 	argv    child.Ptr // the program's path, then its arguments
 	path    child.Reg // the program's path once found
 	keepFDs bool      // the parent stays: the ladder is kept open over the start
@@ -324,6 +326,7 @@ func (l *lowerer) hook(o plan.RunHook) {
 	failed := b.Label()
 	b.Sys(unix.SYS_LSEEK, child.Imm(l.fds.HookState), zero, child.Imm(unix.SEEK_SET)).OnAny(failed)
 	b.Sys(unix.SYS_DUP3, child.Imm(l.fds.HookState), zero, zero).OnAny(failed)
+	b.Sys(unix.SYS_DUP3, child.Imm(2), child.Imm(1), zero).OnAny(failed)
 	args := o.Hook.Args
 	if len(args) == 0 {
 		args = []string{o.Hook.Path}

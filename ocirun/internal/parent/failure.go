@@ -23,7 +23,15 @@ func (r *run) failure(m child.Message) error {
 			return lookPathError(o, m.Value)
 		case plan.Exec:
 			if nr == unix.SYS_EXECVE {
-				return fmt.Errorf("exec: %q: %w", o.Args[0], unix.Errno(m.Value))
+				return fmt.Errorf("exec %s: %w", o.Args[0], unix.Errno(m.Value))
+			}
+		case plan.Bind:
+			if nr == unix.SYS_OPEN_TREE {
+				return fmt.Errorf("error mounting %q to rootfs at %q: open %s: %w", o.Source, o.Dest, o.Source, unix.Errno(m.Value))
+			}
+		case plan.RunHook:
+			if why := ownFailure(m.Value); why != "" {
+				return fmt.Errorf("error running %s hook #%d: %s: %s", o.Name, o.Index, o.Hook.Path, why)
 			}
 		case plan.Filesystem:
 			if (o.Type == "proc" || o.Type == "sysfs") && (m.Value == uint32(unix.ELOOP) || m.Value == uint32(unix.ENOTDIR)) {
@@ -72,9 +80,9 @@ func ownFailure(value uint32) string {
 	case child.FailNotDevice:
 		return "not the device it must be"
 	case child.FailHook:
-		return "the hook failed"
+		return "it failed"
 	case child.FailHookTime:
-		return "the hook took too long and was killed"
+		return "it took too long and was killed"
 	}
 	return ""
 }

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"strata/ocirun/internal/ladder"
 	"strata/ocirun/internal/lower"
 	"strata/ocirun/internal/plan"
+	"strata/pkg/linux/inroot"
 	"strata/pkg/linux/memfd"
 	"strata/pkg/linux/userns"
 )
@@ -116,11 +120,6 @@ func (r *run) openOp(i int, o plan.Op) error {
 	case plan.Rootfs:
 		return r.openTree(i, o, o.Source, true)
 	case plan.Bind:
-		st, err := os.Stat(o.Source)
-		if err != nil {
-			return fmt.Errorf("error mounting %q to rootfs at %q: %w", o.Source, o.Dest, err)
-		}
-		r.fds.Dirs[i] = st.IsDir()
 		if o.IDMap != nil {
 			f, err := userns.Open(userns.Maps{UID: o.IDMap.UID, GID: o.IDMap.GID})
 			if err != nil {
@@ -128,7 +127,11 @@ func (r *run) openOp(i int, o plan.Op) error {
 			}
 			r.fds.IDMaps[i] = r.keep(f)
 		}
-		return r.openTree(i, o, o.Source, o.Recursive)
+		return r.openBind(i, o)
+	case plan.Filesystem:
+		if o.Type == "tmpfs" {
+			return r.inheritMode(i, o)
+		}
 	case plan.CopyUp:
 		f, err := copyUp(o, r.rootfs())
 		if err != nil {
@@ -145,6 +148,64 @@ func (r *run) openOp(i int, o plan.Op) error {
 			r.fds.HookState = r.keep(f)
 		}
 	}
+	return nil
+}
+
+// openBind opens the source of a bind mount, if the child may not be able to: as root of
+// a user namespace, or because the mount shall stay in the peer group of the host's.
+// Otherwise the child opens it, and sees what earlier mounts have put there.
+func (r *run) openBind(i int, o plan.Bind) error {
+	user := r.args.Plan.Flags&unix.CLONE_NEWUSER != 0 || joinsUser(r.args.Plan)
+	inside := strings.HasPrefix(o.Source+"/", r.rootfs()+"/")
+	if inside || r.args.Unprivileged || !user && o.Propagation != unix.MS_SHARED {
+		return nil
+	}
+	st, err := os.Stat(o.Source)
+	if err != nil {
+		return fmt.Errorf("error mounting %q to rootfs at %q: %w", o.Source, o.Dest, err)
+	}
+	r.fds.Dirs[i] = st.IsDir()
+	return r.openTree(i, o, o.Source, o.Recursive)
+}
+
+func joinsUser(p *plan.Plan) bool {
+	for _, o := range p.Ops {
+		if _, ok := o.(plan.BecomeRoot); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// inheritMode gives a tmpfs without a mode of its own that of the directory it hides,
+// as runc does.
+func (r *run) inheritMode(i int, o plan.Filesystem) error {
+	for _, d := range o.Data {
+		if strings.HasPrefix(d, "mode=") {
+			return nil
+		}
+	}
+	for _, e := range r.args.Plan.Ops[:i] {
+		if f, ok := e.(plan.Filesystem); ok && strings.HasPrefix(o.Dest, f.Dest+"/") {
+			return nil // the directory is in a mount that is not there yet
+		}
+	}
+	root, err := inroot.Open(r.rootfs())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.OpenFile(o.Dest, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it will be made
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	o.Data = append(slices.Clone(o.Data), "mode="+strconv.FormatUint(uint64(st.Mode&0o7777), 8))
+	r.args.Plan.Ops[i] = o
 	return nil
 }
 

@@ -46,6 +46,8 @@ type Host struct {
 	Home string
 	// Seccomp is the compiled filter, nil without one.
 	Seccomp *Seccomp
+	// Foreground: the runtime stays and relays the terminal.
+	Foreground bool
 	// ListenFDs is added to the environment (LISTEN_FDS); 0 for none.
 	ListenFDs int
 }
@@ -147,13 +149,11 @@ func (c *compiler) namespaces() {
 	if staged {
 		c.p.Flags = user
 	}
-	// An unprivileged parent may only write the maps of a child that is dumpable.
-	switch {
-	case user != 0 && c.h.Unprivileged:
-		c.add(AwaitMaps{}, Undumpable{})
-	case user != 0:
-		c.add(Undumpable{}, AwaitMaps{})
-	default:
+	// The files in /proc of a process that is not dumpable are the host's root's: an
+	// unprivileged parent could not write the maps, nor the child its time offsets.
+	if user != 0 {
+		c.add(AwaitMaps{})
+	} else {
 		c.add(Undumpable{})
 	}
 	join := func(t specs.LinuxNamespaceType) {
@@ -165,11 +165,18 @@ func (c *compiler) namespaces() {
 	if c.has(specs.UserNamespace) && user == 0 {
 		c.add(BecomeRoot{})
 	}
+	if staged && c.has(specs.PIDNamespace) && !c.fresh(specs.PIDNamespace) {
+		c.add(Join{specs.PIDNamespace, c.ns[specs.PIDNamespace]})
+	}
 	if staged {
-		join(specs.PIDNamespace)
 		if c.fresh(specs.TimeNamespace) {
 			c.add(TimeOffsets{c.timeOffsets()})
 		}
+	}
+	if user != 0 {
+		c.add(Undumpable{})
+	}
+	if staged {
 		c.add(Fork{flags &^ user})
 	}
 	for _, t := range joinOrder {
@@ -233,22 +240,26 @@ func (c *compiler) files() error {
 		}
 	}
 	if c.s.Process != nil && c.s.Process.Terminal {
-		c.add(console(c.s.Process, true))
+		c.add(c.console(c.s.Process, true))
 	}
 	if h := c.s.Hooks; h != nil {
 		if len(h.Prestart)+len(h.CreateRuntime) > 0 { //nolint:staticcheck // deprecated in the spec, still used
 			c.add(HostHooks{})
 		}
-		for _, hook := range h.CreateContainer {
-			c.add(RunHook{"createContainer", hook})
+		for i, hook := range h.CreateContainer {
+			c.add(RunHook{"createContainer", i, hook})
 		}
 	}
 	c.add(c.late...)
 	for _, p := range c.s.Linux.ReadonlyPaths {
 		c.add(ReadOnly{p})
 	}
+	masked := map[string]bool{}
 	for _, p := range c.s.Linux.MaskedPaths {
-		c.add(Mask{p})
+		if !masked[clean(p)] {
+			masked[clean(p)] = true
+			c.add(Mask{p})
+		}
 	}
 	c.sysctls()
 	c.add(Pivot{Move: c.h.NoPivot})

@@ -183,7 +183,9 @@ type (
 		Width, Height uint16
 		// Mount also binds the terminal over /dev/console.
 		Mount bool
-		UID   uint32
+		// Raw turns off the output's newline translation: the caller's terminal does it.
+		Raw bool
+		UID uint32
 	}
 	// Mask hides a path.
 	Mask struct{ Path string }
@@ -193,8 +195,9 @@ type (
 	HostHooks struct{}
 	// RunHook runs a hook in the container's namespaces.
 	RunHook struct {
-		Name string
-		Hook specs.Hook
+		Name  string
+		Index int
+		Hook  specs.Hook
 	}
 	// Pivot makes the rootfs the root and lets go of the host's.
 	Pivot struct{ Move bool }
@@ -264,12 +267,13 @@ func (o Device) String() string {
 
 func (o Link) String() string { return fmt.Sprintf("link %s -> %s", o.Path, o.Target) }
 func (o Console) String() string {
-	return fmt.Sprintf("console %dx%d mount=%v owner=%d", o.Width, o.Height, o.Mount, o.UID)
+	return fmt.Sprintf("console %dx%d mount=%v raw=%v owner=%d", o.Width, o.Height, o.Mount, o.Raw, o.UID)
 }
 func (o Mask) String() string     { return "mask " + o.Path }
 func (o ReadOnly) String() string { return "read-only " + o.Path }
 func (HostHooks) String() string  { return "await the runtime's hooks" }
-func (o RunHook) String() string  { return fmt.Sprintf("%s hook %s", o.Name, o.Hook.Path) }
+func (o RunHook) String() string  { return fmt.Sprintf("%s hook #%d %s", o.Name, o.Index, o.Hook.Path) }
+
 func (o Pivot) String() string {
 	if o.Move {
 		return "move the rootfs over / and chroot"

@@ -17,7 +17,8 @@ import (
 type Task struct {
 	// Types are the namespaces that the container does not share with the host.
 	Types []specs.LinuxNamespaceType
-	// Seccomp as in Host.
+	// Personality is the container's.
+	Personality *specs.LinuxPersonality
 }
 
 // JoinTask enters namespaces of the container's init process by its pidfd.
@@ -31,7 +32,7 @@ func (o JoinTask) String() string {
 // starts in the pid namespace already, unless the runtime is unprivileged and must
 // enter the user namespace first.
 func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
-	c := &compiler{s: &specs.Spec{Process: p, Linux: &specs.Linux{}}, h: h, p: &Plan{}, ns: map[specs.LinuxNamespaceType]string{}}
+	c := &compiler{s: &specs.Spec{Process: p, Linux: &specs.Linux{Personality: t.Personality}}, h: h, p: &Plan{}, ns: map[specs.LinuxNamespaceType]string{}}
 	if err := validateProcess(p); err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
 		c.add(Keyring{"_ses." + h.ID})
 	}
 	if p.Terminal {
-		c.add(console(p, false))
+		c.add(c.console(p, false))
 	}
 	if p.ExecCPUAffinity != nil && p.ExecCPUAffinity.Final != "" {
 		mask, err := ParseCPUs(p.ExecCPUAffinity.Final)
@@ -104,12 +105,12 @@ func ParseCPUs(list string) ([]uint64, error) {
 	return mask, nil
 }
 
-func console(p *specs.Process, mount bool) Console {
-	c := Console{Mount: mount, UID: p.User.UID}
+func (c *compiler) console(p *specs.Process, mount bool) Console {
+	out := Console{Mount: mount, UID: p.User.UID, Raw: c.h.Foreground}
 	if p.ConsoleSize != nil {
-		c.Width, c.Height = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
+		out.Width, out.Height = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
 	}
-	return c
+	return out
 }
 
 // process ends a plan: what becomes of the child when its surroundings stand.
@@ -159,8 +160,11 @@ func (c *compiler) process(p *specs.Process, exec bool) error {
 		c.add(Await{})
 		if h := c.s.Hooks; h != nil && len(h.StartContainer) > 0 {
 			c.p.Direct = "startContainer hooks"
-			for _, hook := range h.StartContainer {
-				c.add(RunHook{"startContainer", hook})
+			for i, hook := range h.StartContainer {
+				if hook.Env == nil {
+					hook.Env = env // as runc has always done
+				}
+				c.add(RunHook{"startContainer", i, hook})
 			}
 		}
 	}
@@ -184,9 +188,6 @@ func (c *compiler) attributes(p *specs.Process, exec bool) error {
 		}
 		c.add(IOPriority{v})
 	}
-	if exec {
-		return nil
-	}
 	if d := c.s.Linux.Personality; d != nil {
 		switch d.Domain {
 		case specs.PerLinux:
@@ -200,7 +201,7 @@ func (c *compiler) attributes(p *specs.Process, exec bool) error {
 			return fmt.Errorf("personality flags %v: %w", d.Flags, errdefs.ErrInvalidArgument)
 		}
 	}
-	if m := c.s.Linux.MemoryPolicy; m != nil {
+	if m := c.s.Linux.MemoryPolicy; m != nil && !exec {
 		op, err := memoryPolicy(m)
 		if err != nil {
 			return err
@@ -210,19 +211,25 @@ func (c *compiler) attributes(p *specs.Process, exec bool) error {
 	return nil
 }
 
+// environment keeps the last value of each variable, and gives HOME one.
 func (c *compiler) environment(env []string) []string {
-	out := slices.Clone(env)
-	home := false
-	for i, e := range out {
-		if strings.HasPrefix(e, "HOME=") {
-			home = home || e != "HOME="
-			if e == "HOME=" && c.h.Home != "" {
-				out[i], home = "HOME="+c.h.Home, true
-			}
+	out := make([]string, 0, len(env)+3)
+	at := make(map[string]int, len(env))
+	for _, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		if i, ok := at[name]; ok {
+			out[i] = e
+			continue
 		}
+		at[name] = len(out)
+		out = append(out, e)
 	}
-	if !home && c.h.Home != "" {
-		out = append(out, "HOME="+c.h.Home)
+	if c.h.Home != "" {
+		if i, ok := at["HOME"]; !ok {
+			out = append(out, "HOME="+c.h.Home)
+		} else if out[i] == "HOME=" {
+			out[i] += c.h.Home
+		}
 	}
 	if c.h.ListenFDs > 0 {
 		out = append(out, "LISTEN_FDS="+strconv.Itoa(c.h.ListenFDs), "LISTEN_PID=1")
@@ -334,6 +341,9 @@ func (c *compiler) capabilities(p *specs.Process) Capabilities {
 		}
 		*set.dst = uint64(m)
 		unknown = append(unknown, u...)
+	}
+	for _, name := range caps.Set(out.Ambient &^ (out.Permitted & out.Inheritable)).Names() {
+		c.warn("can't raise ambient capability %s: it is not both permitted and inheritable", name)
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)

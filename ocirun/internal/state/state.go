@@ -46,12 +46,11 @@ type Config struct {
 	// Seccomp are the flags of the filter in seccomp.bpf; nil without one.
 	Seccomp *Seccomp     `json:"seccomp,omitempty"`
 	Hooks   *specs.Hooks `json:"hooks,omitempty"`
-	// CapNames is the bounding set, which decides how carefully an exec must be made.
-	Bounding     []string           `json:"bounding,omitempty"`
-	NoNewKeyring bool               `json:"noNewKeyring,omitempty"`
-	ExecAffinity *specs.CPUAffinity `json:"execCPUAffinity,omitempty"`
-	NetDevices   bool               `json:"netDevices,omitempty"`
-	IntelRdt     string             `json:"intelRdt,omitempty"`
+	// Bounding is the bounding set, which decides how carefully an exec must be made.
+	Bounding     []string                `json:"bounding,omitempty"`
+	NoNewKeyring bool                    `json:"noNewKeyring,omitempty"`
+	ExecAffinity *specs.CPUAffinity      `json:"execCPUAffinity,omitempty"`
+	Personality  *specs.LinuxPersonality `json:"personality,omitempty"`
 }
 
 // Seccomp describes the filter.

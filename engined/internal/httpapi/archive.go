@@ -148,9 +148,9 @@ func (a archiveAPI) changes(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// mountPoints are what starting any container adds to its layer: the places where something
+// startMakes are what starting any container adds to its layer: the places where something
 // is mounted. They are no change of the user's.
-var mountPoints = []string{
+var startMakes = []string{
 	"/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys",
 	"/sbin/docker-init",
 }
@@ -159,9 +159,9 @@ var mountPoints = []string{
 // was added to them.
 func withoutMountPoints(changes []archive.Change) []archive.Change {
 	var out []archive.Change
-	hidden := map[string]bool{} // directories from which a mount point was left out
+	hidden := map[string]bool{}                  // directories from which a mount point was left out
 	for _, c := range slices.Backward(changes) { // what is below a directory comes first
-		if c.Kind == archive.Added && slices.Contains(mountPoints, c.Path) {
+		if c.Kind == archive.Added && slices.Contains(startMakes, c.Path) {
 			hidden[path.Dir(c.Path)] = true
 			continue
 		}

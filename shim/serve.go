@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/linux/fifo"
 	"strata/pkg/linux/selfmem"
 	"strata/pkg/linux/unixsock"
@@ -52,6 +53,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	socket := l.Addr().String()
 	defer os.Remove(socket)
 
+	failpoint.Pass("shim/serve/listening")
 	reap, err := reaper.New()
 	if err != nil {
 		return err

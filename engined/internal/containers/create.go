@@ -20,6 +20,7 @@ import (
 	"strata/engined/internal/store"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/mount"
 )
@@ -53,6 +54,9 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 	if err := s.makeVolumes(ctx, d); err != nil {
 		return "", nil, err
 	}
+	if err := failpoint.Hit("containers/create/named"); err != nil {
+		return "", nil, err
+	}
 	c := newContainer(d, State{Status: Created})
 	var rootfs []mount.Mount
 	// Side by side: whichever is there alone after a crash is finished by the next start
@@ -71,6 +75,7 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 	}
 	c.setInfo(func(i *runtimeInfo) { i.mounts, i.userCached = rootfs, true })
 	undo.Release() // Point of no return: the definition is stored.
+	failpoint.Pass("containers/create/stored")
 	s.insert(c)
 	s.publish(c, "create")
 	ctxlog.From(ctx).Info("container created", ctxlog.ContainerID, d.ID, ctxlog.Name, d.Name, ctxlog.Image, d.Config.Image)

@@ -12,6 +12,7 @@ import (
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/restartpolicy"
 )
 
@@ -109,6 +110,7 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 	}
 	ctxlog.From(ctx).Info("container exited", ctxlog.ExitCode, exit.Code)
 	s.publish(c, "die", "exitCode", fmt.Sprint(exit.Code), "execDuration", fmt.Sprint(int64(exit.At.Sub(before.StartedAt).Seconds())))
+	failpoint.Pass("containers/exited/told")
 	// Whoever waits may use the container's ports and name next: they are free first.
 	var wg sync.WaitGroup
 	if !again || !s.supervisorRestarts() {
@@ -121,6 +123,7 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 		wg.Go(func() { s.saveState(ctx, c.ID, st) })
 	}
 	wg.Wait()
+	failpoint.Pass("containers/exited/freed")
 	c.notifyExit(Exit{Code: exit.Code})
 	switch {
 	case again && !s.supervisorRestarts():

@@ -12,6 +12,7 @@ import (
 	"strata/engined/internal/store"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 )
 
 // RemoveRequest says what goes with a container.
@@ -74,6 +75,7 @@ func (s *Service) remove(ctx context.Context, c *Container, r RemoveRequest) err
 	if err := s.Store.Remove(d, t); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
+	failpoint.Pass("containers/remove/stored")
 	// Point of no return: the container is gone; what is left of it is freed now, or
 	// swept by the next start of the engine.
 	if _, err := c.advance(evRemoved, nil); err != nil {
@@ -117,6 +119,7 @@ func (s *Service) bury(ctx context.Context, containerID string, t store.Tombston
 	wg.Wait()
 	s.RemoveStreams(containerID)
 	err := errors.Join(errs...)
+	failpoint.Pass("containers/bury/freed")
 	if err == nil {
 		s.work.Go(func() { // nobody waits for the disk here
 			if err := s.Store.Forget(containerID); err != nil {

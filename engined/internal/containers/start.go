@@ -21,6 +21,7 @@ import (
 	"strata/pkg/api"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/linux/mount"
 	"strata/pkg/restartpolicy"
 )
@@ -74,6 +75,9 @@ func (s *Service) start(ctx context.Context, c *Container, restarts int) (err er
 	if err := steps.time("record container", func() error { return s.record(ctx, c, p.spec) }); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("containers/start/recorded"); err != nil {
+		return err
+	}
 	rt, err := s.runtime(d.Host.Runtime)
 	if err != nil {
 		return err
@@ -88,6 +92,9 @@ func (s *Service) start(ctx context.Context, c *Container, restarts int) (err er
 		return fmt.Errorf("failed to create task for container: %w", err)
 	}
 	undo.Add(func() { s.deleteTask(ctx, c.ID) })
+	if err := failpoint.Hit("containers/start/created"); err != nil {
+		return err
+	}
 	if err := s.connectPending(ctx, c, io.socket); err != nil {
 		return err
 	}
@@ -95,6 +102,7 @@ func (s *Service) start(ctx context.Context, c *Container, restarts int) (err er
 		return fmt.Errorf("failed to start task for container: %w", err)
 	}
 	undo.Release() // Point of no return: the process runs.
+	failpoint.Pass("containers/start/started")
 	if io.stdin != "" {
 		s.letGoOfStdin(ctx, c.ID)
 	}
@@ -221,6 +229,9 @@ func (s *Service) prepare(ctx context.Context, c *Container, steps *stepTimer) (
 		if err := steps.time("copy up", func() error { return copyUpAll(ctx, rootfs, fresh) }); err != nil {
 			return prepared{}, err
 		}
+	}
+	if err := failpoint.Hit("containers/prepare/ready"); err != nil {
+		return prepared{}, err
 	}
 	var out *specs.Spec
 	err := steps.time("compile spec", func() (err error) { out, err = spec.Build(r); return err })

@@ -12,6 +12,7 @@ import (
 	"strata/engined/internal/spec"
 	"strata/engined/internal/store"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/restartpolicy"
 )
@@ -47,6 +48,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	c.def.Store(&d) // Point of no return: the new name is stored.
+	failpoint.Pass("containers/rename/stored")
 	s.unreserve(old.Name, c.ID)
 	if err := s.Networks.Rename(ctx, c.ID, name); err != nil {
 		ctxlog.From(ctx).Warn("peers know a container by its old name until it is started again", ctxlog.ContainerID, c.ID, ctxlog.Error, err)

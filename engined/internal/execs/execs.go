@@ -20,6 +20,7 @@ import (
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/shimio"
 )
@@ -230,11 +231,15 @@ func (s *Service) Start(ctx context.Context, id string, r StartRequest) (_ net.C
 		return nil, fmt.Errorf("create exec: %w", err)
 	}
 	undo.Add(func() { s.free(ctx, e) })
+	if err := failpoint.Hit("execs/start/added"); err != nil {
+		return nil, err
+	}
 	conn, pid, err := s.connectAndStart(ctx, e, socket, r)
 	if err != nil {
 		return nil, err
 	}
 	undo.Release() // Point of no return: the process runs.
+	failpoint.Pass("execs/start/started")
 	if stdin != "" {
 		if err := s.tasks.CloseStdin(ctx, e.Container.ID, e.ID); err != nil && !errdefs.IsNotFound(err) {
 			ctxlog.From(ctx).Warn("stdin of the exec will not end", ctxlog.Error, err)

@@ -19,6 +19,7 @@ import (
 	"strata/engined/internal/events"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/compression"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
 )
@@ -101,6 +102,7 @@ func (s *Service) Load(ctx context.Context, archive io.Reader, platform string, 
 	if err != nil {
 		return fmt.Errorf("load images: %w", err)
 	}
+	failpoint.Pass("images/load/loaded")
 	for _, e := range saved {
 		if err := s.loaded(ctx, e, old, out); err != nil {
 			return err

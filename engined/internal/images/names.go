@@ -18,6 +18,7 @@ import (
 	"strata/engined/internal/filters"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
 )
@@ -274,6 +275,7 @@ func (s *Service) delete(ctx context.Context, g *group) ([]Removed, error) {
 			s.publish("untag", g.ID.String(), g.ID.String())
 		}
 	}
+	failpoint.Pass("images/delete/unnamed")
 	out = append(out, Removed{Deleted: g.ID.String()})
 	s.publish("delete", g.ID.String(), g.ID.String())
 	gone, err := s.goneLayers(ctx, g.Image)

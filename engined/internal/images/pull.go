@@ -14,6 +14,7 @@ import (
 
 	"strata/engined/internal/events"
 	"strata/engined/internal/supervisor"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
 )
@@ -142,6 +143,7 @@ func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform oci
 	if err != nil {
 		return pullError(ref, err)
 	}
+	failpoint.Pass("images/pull/pulled")
 	rec, err := s.sup.GetImage(ctx, name)
 	if err != nil {
 		return fmt.Errorf("pulled image %q: %w", name, err)

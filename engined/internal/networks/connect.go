@@ -10,6 +10,7 @@ import (
 
 	"strata/engined/internal/networks/bridge"
 	"strata/pkg/cleanup"
+	"strata/pkg/failpoint"
 )
 
 // Connect puts a container on one more network. With a sandbox the interface is plugged
@@ -72,6 +73,9 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, r EndpointRequest) (
 	if err := m.save(sb); err != nil { // the intent: the veth's name is on record before it exists
 		return Endpoint{}, err
 	}
+	if err := failpoint.Hit("networks/connect/saved"); err != nil {
+		return Endpoint{}, err
+	}
 	in, err := bridge.EnterNetns(m.cfg.netnsPath(sb.request.ContainerID))
 	if err != nil {
 		return Endpoint{}, err
@@ -87,6 +91,9 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, r EndpointRequest) (
 	}
 	undo.Add(func() { _ = m.host.Unplug(e.HostVeth) })
 	if err := m.rewire(in, sb, before); err != nil {
+		return Endpoint{}, err
+	}
+	if err := failpoint.Hit("networks/connect/plugged"); err != nil {
 		return Endpoint{}, err
 	}
 	undo.Release()

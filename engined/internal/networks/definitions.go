@@ -19,6 +19,7 @@ import (
 	"strata/engined/internal/networks/ipam"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 )
 
@@ -246,10 +247,14 @@ func (m *Manager) establish(ctx context.Context, n *network) error {
 			undo.Add(func() { _ = m.firewall.Remove(change) })
 		}
 	}
+	if err := failpoint.Hit("networks/create/built"); err != nil {
+		return err
+	}
 	if err := m.records.Put(n.ID, n.Network); err != nil {
 		return err
 	}
 	// Point of no return: the record is durable.
+	failpoint.Pass("networks/create/recorded")
 	undo.Release()
 	m.mu.Lock()
 	m.networks[n.ID] = n
@@ -359,6 +364,7 @@ func (m *Manager) Remove(ctx context.Context, ref string) error {
 	if err := m.unlist(n); err != nil {
 		return fmt.Errorf("error while removing network: %w", err)
 	}
+	failpoint.Pass("networks/remove/unlisted")
 	if n.Driver == DriverBridge && !n.ConfigOnly {
 		if m.firewall != nil {
 			err = m.firewall.Remove(firewall.Change{Networks: []firewall.Network{n.rules()}})

@@ -16,6 +16,7 @@ import (
 	"strata/engined/internal/networks/bridge"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/netns"
 )
@@ -74,6 +75,9 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 			ctxlog.From(ctx).Warn("half-made network is left until the engine starts again", ctxlog.ContainerID, r.ContainerID, ctxlog.Error, err)
 		}
 	})
+	if err := failpoint.Hit("networks/join/saved"); err != nil {
+		return nil, err
+	}
 	// The kernel's work on one side, ports and files on the other.
 	var kernel error
 	var wg sync.WaitGroup
@@ -87,6 +91,9 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 	if err := errors.Join(err, kernel); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Hit("networks/join/built"); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	sb.ready = true
 	m.mu.Unlock()
@@ -94,6 +101,7 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 		return nil, err
 	}
 	// Point of no return: the record says ready.
+	failpoint.Pass("networks/join/ready")
 	undo.Release()
 	m.peersChanged(sb.endpoints)
 	return sb, nil
@@ -337,6 +345,7 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 		// The table is put right by the next change of it; the container goes.
 		ctxlog.From(ctx).Warn("published ports were not withdrawn", ctxlog.ContainerID, containerID, ctxlog.Error, err)
 	}
+	failpoint.Pass("networks/leave/withdrawn")
 	if err := netns.Delete(m.cfg.netnsPath(containerID)); err != nil {
 		return fmt.Errorf("leave network: %w", err)
 	}
@@ -346,6 +355,7 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 		default:
 		}
 	}
+	failpoint.Pass("networks/leave/unplugged")
 	m.view.Delete(containerID)
 	m.release(containerID, sb)
 	m.peersChanged(sb.endpoints)

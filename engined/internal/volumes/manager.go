@@ -20,6 +20,7 @@ import (
 
 	"strata/engined/internal/events"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/mount"
 	"strata/pkg/metadb"
@@ -200,6 +201,7 @@ func (m *Manager) createLocked(ctx context.Context, r CreateRequest) (Volume, er
 	if err := m.records.Put(v.Name, v); err != nil {
 		return Volume{}, err
 	}
+	failpoint.Pass("volumes/create/recorded")
 	if err := m.makeDirs(v.Name); err != nil {
 		return Volume{}, errors.Join(err, m.records.Delete(v.Name))
 	}
@@ -289,10 +291,12 @@ func (m *Manager) detach(name string) (trash string, err error) {
 	if err := os.Rename(m.dir(name), trash); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
+	failpoint.Pass("volumes/remove/renamed")
 	if err := m.records.Delete(name); err != nil {
 		return "", errors.Join(err, os.Rename(trash, m.dir(name)))
 	}
 	// Point of no return: after a crash New deletes the files.
+	failpoint.Pass("volumes/remove/forgotten")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.volumes, name)

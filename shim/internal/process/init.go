@@ -17,6 +17,7 @@ import (
 
 	"strata/pkg/atomicfile"
 	"strata/pkg/cleanup"
+	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/cgroups"
 	"strata/pkg/linux/mount"
@@ -119,6 +120,9 @@ func (ts *Tasks) Create(ctx context.Context, a CreateArgs) (pid int, err error) 
 	if err := saveOptions(a.Bundle, a.Options); err != nil {
 		return 0, err
 	}
+	if err := failpoint.Hit("process/create/mounted"); err != nil {
+		return 0, err
+	}
 	t.init.io, err = stdio.Open(ts.ctx, t.stdioConfig(a.Stdio, a.Options))
 	if err != nil {
 		return 0, fmt.Errorf("open streams of task %q: %w", t.id, err)
@@ -170,6 +174,7 @@ func (t *Task) create(ctx context.Context, a CreateArgs) error {
 	if err := p.io.Started(); err != nil {
 		return errors.Join(fmt.Errorf("create task %q: %w", t.id, err), t.runtime.ForceDelete(ctx, t.id))
 	}
+	failpoint.Pass("process/create/made")
 	window.Claim(pid, p.exited)
 	pidns, cgroup := isFirstOfPIDNamespace(pid), ownCgroup(pid)
 	t.mu.Lock()
@@ -283,6 +288,7 @@ func (t *Task) start() (pid int, err error) {
 	if err := t.timed("runtime start", func() error { return t.runtime.Start(t.tasks.ctx, t.id) }); err != nil {
 		return 0, fmt.Errorf("start task %q: %w", t.id, err)
 	}
+	failpoint.Pass("process/start/started")
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := p.advance(evStart); err != nil {
@@ -331,6 +337,7 @@ func (t *Task) delete(ctx context.Context) (Snapshot, error) {
 		p.finish()
 		return Snapshot{}, err
 	}
+	failpoint.Pass("process/delete/dismantled")
 	p.finish()
 	if status == Created { // killed by dismantle; its exit is on the way
 		if _, err := p.wait(ctx); err != nil {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"strata/pkg/failpoint"
 )
 
 const (
@@ -243,6 +245,7 @@ func (w *writer) Commit(ctx context.Context, size int64, expected digest.Digest,
 			return fmt.Errorf("commit ingest %q: %w", w.in.Ref, diskFull(err))
 		}
 	}
+	failpoint.Pass("content/commit/synced")
 	placed := false
 	err = w.store.link(ctx, dgst, linkArgs{
 		ref: w.in.Ref, size: w.offset, labels: labels, // the point of no return is its commit
@@ -307,6 +310,7 @@ func (w *writer) place(target string) error {
 	case err != nil:
 		return diskFull(err)
 	}
+	failpoint.Pass("content/commit/placed")
 	d, err := os.Open(filepath.Dir(target))
 	if err != nil {
 		return err

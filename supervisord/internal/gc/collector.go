@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 )
 
 const (
@@ -231,6 +232,7 @@ func (c *Collector) sweep(ctx context.Context, m marked, touched []Node) (int, [
 		garbage[i] = append(garbage[i], n)
 		removed++
 	}
+	failpoint.Pass("gc/sweep/found")
 	var after []func()
 	var errs []error
 	for i, nodes := range garbage {

@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"strata/pkg/failpoint"
 	"strata/pkg/metadb"
 	"strata/supervisord/internal/gc"
 )
@@ -117,6 +118,7 @@ func (db *DB) lead() {
 func (db *DB) commit(batch []*change) {
 	for len(batch) > 0 {
 		failed := -1
+		failpoint.Pass("metadata/commit/begun")
 		var touched []gc.Node
 		err := db.bolt.Update(func(btx *bolt.Tx) error {
 			for i, c := range batch {
@@ -134,6 +136,7 @@ func (db *DB) commit(batch []*change) {
 			batch = append(batch[:failed:failed], batch[failed+1:]...)
 			continue
 		}
+		failpoint.Pass("metadata/commit/done")
 		if err != nil {
 			err = fmt.Errorf("commit to database: %w", err)
 		} else {

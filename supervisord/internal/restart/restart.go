@@ -16,6 +16,7 @@ import (
 
 	"strata/pkg/atomicfile"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/linux/mount"
 	"strata/pkg/namespaces"
 	"strata/pkg/restartpolicy"
@@ -189,6 +190,7 @@ func (m *Manager) schedule(ctx context.Context, wg *sync.WaitGroup, k key, in in
 	if err := os.MkdirAll(filepath.Dir(m.path(k)), 0o700); err != nil {
 		return fmt.Errorf("write intent: %w", err)
 	}
+	failpoint.Pass("restart/schedule/begun")
 	return m.launch(ctx, wg, k, in, data)
 }
 
@@ -296,12 +298,14 @@ func (m *Manager) restart(ctx context.Context, k key, in intent) (retry bool, er
 			return true, err
 		}
 	}
+	failpoint.Pass("restart/restart/deleted")
 	if _, err := m.cfg.Tasks.Create(ctx, in.Request); err != nil {
 		if errors.Is(err, errdefs.ErrAlreadyExists) {
 			return false, fmt.Errorf("somebody else has created it: %w", errCalledOff)
 		}
 		return true, err
 	}
+	failpoint.Pass("restart/restart/created")
 	// Before the start, so that a container that ends at once is counted right.
 	m.count(ctx, c, restarts+1)
 	if _, err := m.cfg.Tasks.Start(ctx, k.id, ""); err != nil {

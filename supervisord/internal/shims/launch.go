@@ -21,6 +21,7 @@ import (
 
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/linux/mount"
 )
 
@@ -89,6 +90,7 @@ func (l *Launcher) Launch(ctx context.Context, b *Bundle, runtime string, opts *
 	if err != nil {
 		return nil, fmt.Errorf("launch shim %q: %w", path, err)
 	}
+	failpoint.Pass("shims/launch/started")
 	s, err := l.dial(ctx, b, boot)
 	if err != nil {
 		return nil, fmt.Errorf("launch shim %q: %w", path, err)
@@ -99,6 +101,7 @@ func (l *Launcher) Launch(ctx context.Context, b *Bundle, runtime string, opts *
 		defer cancel()
 		s.Shutdown(cctx)
 	})
+	failpoint.Pass("shims/launch/dialled")
 	if err := b.writeBootstrap(boot); err != nil {
 		return nil, fmt.Errorf("launch shim: %w", err)
 	}
@@ -237,6 +240,7 @@ func (l *Launcher) Bury(ctx context.Context, b *Bundle) (Exit, error) {
 	if err != nil {
 		return exit, fmt.Errorf("bury shim: %w", errors.Join(err, mount.Unmount(b.Rootfs())))
 	}
+	failpoint.Pass("shims/bury/deleted")
 	var resp taskapi.DeleteResponse
 	if err := proto.Unmarshal(out, &resp); err != nil {
 		ctxlog.From(ctx).Warn("shim's delete printed nonsense", ctxlog.TaskID, b.ID, ctxlog.Error, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/pkg/cleanup"
+	"strata/pkg/failpoint"
 	"strata/pkg/linux/mount"
 	"strata/pkg/namespaces"
 	"strata/supervisord/internal/events"
@@ -215,6 +216,9 @@ func (s *Store) make(ctx context.Context, r *record) ([]mount.Mount, error) {
 		return nil, diskFull(err)
 	}
 
+	if err := failpoint.Hit("snapshots/prepare/made"); err != nil {
+		return nil, err
+	}
 	leave := s.Barrier.Enter()
 	defer leave()
 	if r.Lease, err = s.lease(ctx, r.Namespace); err != nil {
@@ -224,6 +228,7 @@ func (s *Store) make(ctx context.Context, r *record) ([]mount.Mount, error) {
 		return nil, diskFull(err)
 	}
 	undo.Release() // the point of no return
+	failpoint.Pass("snapshots/prepare/written")
 	s.index.put(r)
 	s.Barrier.Touch(s.node(r))
 	s.flusher.note(r.ID, false)
@@ -314,6 +319,7 @@ func (s *Store) commit(ctx context.Context, r *record, newName string, usage Usa
 	if err := s.write(&c); err != nil { // the point of no return
 		return diskFull(err)
 	}
+	failpoint.Pass("snapshots/commit/written")
 	s.index.put(&c, name{r.Namespace, r.Name})
 	s.Barrier.Touch(s.node(&c))
 	s.flusher.note(c.ID, true)
@@ -374,6 +380,7 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
+	failpoint.Pass("snapshots/remove/trashed")
 	s.discard()
 	s.Changed()
 	facts.Publish(ctx, s.Publisher, facts.SnapshotRemoved(s.Driver.Name(), r.Name))

@@ -10,6 +10,7 @@ import (
 
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/namespaces"
 	"strata/pkg/restartpolicy"
 	"strata/supervisord/internal/containers"
@@ -58,17 +59,24 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
 	clock.step("write bundle")
+	if err := failpoint.Hit("tasks/create/bundled"); err != nil {
+		return 0, err
+	}
 	shim, err := s.launch(ctx, bundle, c, r)
 	if err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
 	undo.Add(func() { stop(ctx, shim) })
 	clock.step("launch shim")
+	if err := failpoint.Hit("tasks/create/launched"); err != nil {
+		return 0, err
+	}
 	if pid, err = shim.Create(ctx, r.Rootfs, r.IO); err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
 	clock.step("create task")
 
+	failpoint.Pass("tasks/create/created")
 	// Point of no return: the task is in the table, with a shim.
 	undo.Release()
 	t.mu.Lock()
@@ -167,6 +175,7 @@ func (s *Service) Start(ctx context.Context, id, execID string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", processName(id, execID), err)
 	}
+	failpoint.Pass("tasks/start/started")
 	if execID == "" {
 		t.mu.Lock()
 		t.pid = pid

@@ -13,6 +13,7 @@ import (
 
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/namespaces"
 	bus "strata/supervisord/internal/events"
 	"strata/supervisord/internal/shims"
@@ -64,10 +65,12 @@ func (s *Service) Delete(ctx context.Context, id string) (shims.Exit, error) {
 		exit = t.knownExit()
 	}
 	// Point of no return: the shim has let go of the task.
+	failpoint.Pass("tasks/delete/deleted")
 	if !s.retire(t) {
 		return exit, fmt.Errorf("task %q: %w", id, errdefs.ErrNotFound)
 	}
 	s.tellDelete(ctx, t, exit)
+	failpoint.Pass("tasks/delete/told")
 	drain := func() {
 		ctx, cancel := cleanup.Context(ctx)
 		defer cancel()

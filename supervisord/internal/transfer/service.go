@@ -16,6 +16,7 @@ import (
 
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
+	"strata/pkg/failpoint"
 	"strata/pkg/namespaces"
 	"strata/pkg/registry"
 	"strata/supervisord/internal/content"
@@ -197,6 +198,7 @@ func (s *Service) save(ctx context.Context, name string, target ocispec.Descript
 		if err != nil {
 			return images.Image{}, fmt.Errorf("save image %q: %w", name, err)
 		}
+		failpoint.Pass("transfer/save/saved")
 		ctxlog.From(ctx).Debug("image saved", ctxlog.Image, name, ctxlog.Digest, target.Digest)
 		return got, nil
 	}

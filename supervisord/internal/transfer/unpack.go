@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/pkg/cleanup"
+	"strata/pkg/failpoint"
 	"strata/pkg/manifest"
 	"strata/pkg/namespaces"
 	"strata/supervisord/internal/content"
@@ -199,6 +200,7 @@ func (s *Service) extract(ctx context.Context, sn snapshots.Snapshotter, x extra
 	if err != nil {
 		return classify(fmt.Errorf("extract: %w", err))
 	}
+	failpoint.Pass("transfer/extract/applied")
 	if applied.Digest != x.diffID {
 		return fmt.Errorf("layer %s unpacks to %s, its image says %s: %w", x.desc.Digest, applied.Digest, x.diffID, errdefs.ErrDataLoss)
 	}

@@ -1,0 +1,70 @@
+package failpoint
+
+// Point is one named step.
+type Point struct {
+	Process string // engined, supervisord or shim
+	Name    string
+}
+
+// Points lists every failpoint there is.
+func Points() []Point {
+	return []Point{
+		{"engined", "containers/bury/freed"},
+		{"engined", "containers/create/named"},
+		{"engined", "containers/create/stored"},
+		{"engined", "containers/exited/freed"},
+		{"engined", "containers/exited/told"},
+		{"engined", "containers/prepare/ready"},
+		{"engined", "containers/remove/stored"},
+		{"engined", "containers/rename/stored"},
+		{"engined", "containers/start/created"},
+		{"engined", "containers/start/recorded"},
+		{"engined", "containers/start/started"},
+		{"engined", "execs/start/added"},
+		{"engined", "execs/start/started"},
+		{"engined", "images/delete/unnamed"},
+		{"engined", "images/load/loaded"},
+		{"engined", "images/pull/pulled"},
+		{"engined", "networks/connect/plugged"},
+		{"engined", "networks/connect/saved"},
+		{"engined", "networks/create/built"},
+		{"engined", "networks/create/recorded"},
+		{"engined", "networks/join/built"},
+		{"engined", "networks/join/ready"},
+		{"engined", "networks/join/saved"},
+		{"engined", "networks/leave/unplugged"},
+		{"engined", "networks/leave/withdrawn"},
+		{"engined", "networks/remove/unlisted"},
+		{"engined", "volumes/create/recorded"},
+		{"engined", "volumes/remove/forgotten"},
+		{"engined", "volumes/remove/renamed"},
+		{"supervisord", "content/commit/placed"},
+		{"supervisord", "content/commit/synced"},
+		{"supervisord", "gc/sweep/found"},
+		{"supervisord", "metadata/commit/begun"},
+		{"supervisord", "metadata/commit/done"},
+		{"supervisord", "restart/restart/created"},
+		{"supervisord", "restart/restart/deleted"},
+		{"supervisord", "restart/schedule/begun"},
+		{"supervisord", "shims/bury/deleted"},
+		{"supervisord", "shims/launch/dialled"},
+		{"supervisord", "shims/launch/started"},
+		{"supervisord", "snapshots/commit/written"},
+		{"supervisord", "snapshots/prepare/made"},
+		{"supervisord", "snapshots/prepare/written"},
+		{"supervisord", "snapshots/remove/trashed"},
+		{"supervisord", "tasks/create/bundled"},
+		{"supervisord", "tasks/create/created"},
+		{"supervisord", "tasks/create/launched"},
+		{"supervisord", "tasks/delete/deleted"},
+		{"supervisord", "tasks/delete/told"},
+		{"supervisord", "tasks/start/started"},
+		{"supervisord", "transfer/extract/applied"},
+		{"supervisord", "transfer/save/saved"},
+		{"shim", "process/create/made"},
+		{"shim", "process/create/mounted"},
+		{"shim", "process/delete/dismantled"},
+		{"shim", "process/start/started"},
+		{"shim", "shim/serve/listening"},
+	}
+}

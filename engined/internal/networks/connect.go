@@ -89,7 +89,13 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, r EndpointRequest) (
 	if err := m.plug(ctx, in, e); err != nil {
 		return Endpoint{}, err
 	}
-	undo.Add(func() { _ = m.host.Unplug(e.HostVeth) })
+	undo.Add(func() {
+		if e.HostVeth != "" {
+			_ = m.host.Unplug(e.HostVeth)
+		} else {
+			_ = in.Remove(e.Interface)
+		}
+	})
 	if err := m.rewire(in, sb, before); err != nil {
 		return Endpoint{}, err
 	}
@@ -180,10 +186,14 @@ func (m *Manager) unplug(sb *sandbox, gone Endpoint, before []Endpoint) error {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	if gone.HostVeth != "" {
-		if err := m.host.Unplug(gone.HostVeth); err != nil {
-			return err
-		}
+	switch {
+	case gone.HostVeth != "":
+		err = m.host.Unplug(gone.HostVeth)
+	case gone.Interface != "":
+		err = in.Remove(gone.Interface)
+	}
+	if err != nil {
+		return err
 	}
 	return m.rewire(in, sb, before)
 }

@@ -67,11 +67,9 @@ func (m *Manager) checkRequest(r *CreateRequest) error {
 		r.Driver = DriverBridge
 	}
 	switch r.Driver {
-	case DriverBridge:
+	case DriverBridge, DriverMacvlan, DriverIPvlan:
 	case DriverHost, DriverNone:
 		return fmt.Errorf("only one instance of \"%s\" network is allowed: %w", r.Driver, errdefs.ErrPermissionDenied)
-	case "macvlan", "ipvlan":
-		return fmt.Errorf("network driver %q: %w", r.Driver, errdefs.ErrNotImplemented)
 	case "overlay":
 		return fmt.Errorf("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.: %w", errdefs.ErrUnavailable) //nolint:staticcheck // dockerd's words
 	default:
@@ -247,6 +245,14 @@ func (m *Manager) establish(ctx context.Context, n *network) error {
 			undo.Add(func() { _ = m.firewall.Remove(change) })
 		}
 	}
+	if n.uplinked() && !n.ConfigOnly {
+		if err := m.checkParent(n); err != nil {
+			return err
+		}
+		if err := m.parent(n, &undo); err != nil {
+			return err
+		}
+	}
 	if err := failpoint.Hit("networks/create/built"); err != nil {
 		return err
 	}
@@ -371,6 +377,11 @@ func (m *Manager) Remove(ctx context.Context, ref string) error {
 		}
 		if err := errors.Join(err, m.host.Delete(n.options.bridge, m.owner(n))); err != nil {
 			ctxlog.From(ctx).Warn("network was removed, but something of it is left", ctxlog.Network, n.Name, ctxlog.Error, err)
+		}
+	}
+	if n.uplinked() && !n.ConfigOnly {
+		if err := m.removeParent(n); err != nil {
+			ctxlog.From(ctx).Warn("network was removed, but its parent interface is left", ctxlog.Network, n.Name, ctxlog.Error, err)
 		}
 	}
 	ctxlog.From(ctx).Info("network removed", ctxlog.Network, n.Name)

@@ -15,7 +15,7 @@ import (
 
 // Object is one thing in the kernel or on disk.
 type Object struct {
-	Kind   string // netns, veth, bridge, address, port, file
+	Kind   string // netns, veth, bridge, macvlan, ipvlan, parent, address, port, file
 	ID     string
 	Detail string
 }
@@ -40,12 +40,17 @@ func (m *Manager) Explain(containerID string) []Object {
 	}
 	for _, e := range box.Endpoints {
 		n, err := m.find(e.NetworkID)
-		if err != nil || e.HostVeth == "" {
+		if err != nil || e.Interface == "" {
 			add("endpoint", e.ID, "network %s", e.NetworkName)
 			continue
 		}
-		add("bridge", n.options.bridge, "network %s (%s)", n.Name, n.ID)
-		add("veth", e.HostVeth, "peer %s inside, MAC %s, on %s", e.Interface, e.MAC, n.options.bridge)
+		if n.uplinked() {
+			add("parent", n.options.uplink.parent, "network %s (%s)", n.Name, n.ID)
+			add(n.Driver, e.Interface, "inside, mode %s, MAC %s, on %s", n.options.uplink.mode, e.MAC, n.options.uplink.parent)
+		} else {
+			add("bridge", n.options.bridge, "network %s (%s)", n.Name, n.ID)
+			add("veth", e.HostVeth, "peer %s inside, MAC %s, on %s", e.Interface, e.MAC, n.options.bridge)
+		}
 		for _, a := range []struct {
 			p  netip.Prefix
 			gw netip.Addr
@@ -103,6 +108,12 @@ func (m *Manager) Leaks(context.Context) ([]Object, error) {
 		return nil, err
 	}
 	for name, networkID := range owned {
+		if networkID == parentOwned {
+			if !m.parentUsed(name) {
+				out = append(out, Object{"parent", name, "no network has it"})
+			}
+			continue
+		}
 		if _, err := m.find(networkID); err != nil {
 			out = append(out, Object{"bridge", name, "no network has it"})
 		}

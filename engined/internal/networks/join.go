@@ -148,10 +148,13 @@ func (m *Manager) newEndpoint(sb *sandbox, r EndpointRequest) (Endpoint, error) 
 	}
 	id, veth := newEndpointID()
 	e := Endpoint{ID: id, NetworkID: n.ID, NetworkName: n.Name, Aliases: r.Aliases, Links: r.Links, DriverOpts: r.DriverOpts, GwPriority: r.GwPriority}
-	if n.Driver != DriverBridge {
+	switch {
+	case n.Driver == DriverBridge:
+		e.HostVeth = veth
+	case !n.uplinked():
 		return e, nil
 	}
-	e.HostVeth, e.Interface = veth, r.Interface
+	e.Interface = r.Interface
 	if e.Interface == "" {
 		e.Interface = freeInterface(sb.endpoints, n.options.prefix)
 	}
@@ -168,11 +171,14 @@ func (m *Manager) newEndpoint(sb *sandbox, r EndpointRequest) (Endpoint, error) 
 		}
 		e.Gateway6 = n.gateway(e.IPv6)
 	}
-	if n.Internal {
+	e.OnLink = n.routesItself() && !n.Internal
+	if n.Internal || e.OnLink {
 		e.Gateway4, e.Gateway6 = netip.Addr{}, netip.Addr{} // there is no way out
 	}
-	if e.MAC = r.MAC; e.MAC == nil {
-		e.MAC = macOf(e.IPv4.Addr())
+	if e.MAC, err = m.macFor(n, e, r); err != nil {
+		n.release(e.IPv4)
+		n.release(e.IPv6)
+		return Endpoint{}, err
 	}
 	if n.Name != NetworkBridge {
 		e.DNSNames = dnsNames(sb.request, r.Aliases)
@@ -194,6 +200,8 @@ func (m *Manager) checkEndpoint(sb *sandbox, n *network, r EndpointRequest) erro
 		return fmt.Errorf("invalid address %s: network %s has no IPv6: %w", r.IPv6, n.Name, errdefs.ErrInvalidArgument)
 	case r.MAC != nil && (len(r.MAC) != 6 || r.MAC[0]&1 != 0):
 		return fmt.Errorf("invalid MAC address %s: want 6 bytes, not multicast: %w", r.MAC, errdefs.ErrInvalidArgument)
+	case r.MAC != nil && n.Driver == DriverIPvlan:
+		return fmt.Errorf("ipvlan interfaces do not support custom mac address assignment: %w", errdefs.ErrInvalidArgument)
 	case r.Interface != "":
 		if err := validInterface(r.Interface); err != nil {
 			return err
@@ -218,6 +226,17 @@ func freeInterface(endpoints []Endpoint, prefix string) string {
 			return name
 		}
 	}
+}
+
+// macFor returns the MAC of a new endpoint: the parent's where it is shared.
+func (m *Manager) macFor(n *network, e Endpoint, r EndpointRequest) (net.HardwareAddr, error) {
+	switch {
+	case n.Driver == DriverIPvlan, n.options.uplink.mode == passthru:
+		return m.host.MAC(n.options.uplink.parent)
+	case r.MAC != nil:
+		return r.MAC, nil
+	}
+	return macOf(e.IPv4.Addr()), nil
 }
 
 // macOf derives a MAC from an IPv4 address, as docker did for ten years: what reuses the
@@ -279,12 +298,15 @@ func (m *Manager) build(ctx context.Context, sb *sandbox) error {
 
 // plug connects an endpoint's interface.
 func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error {
-	if e.HostVeth == "" {
+	if e.Interface == "" {
 		return nil
 	}
 	n, err := m.find(e.NetworkID)
 	if err != nil {
 		return err
+	}
+	if n.uplinked() {
+		return m.plugUplink(ctx, in, n, e)
 	}
 	if err := m.plugInto(in, n, e); err != nil {
 		// Somebody deleted the bridge, perhaps: make it again, once.
@@ -315,10 +337,10 @@ func (m *Manager) plugInto(in *bridge.Inside, n *network, e Endpoint) error {
 func (m *Manager) route(in *bridge.Inside, endpoints []Endpoint) error {
 	var v4, v6 bridge.Route
 	for _, e := range byGatewayPriority(endpoints) {
-		if !v4.Gateway.IsValid() && e.Gateway4.IsValid() {
+		if v4.Interface == "" && (e.Gateway4.IsValid() || e.OnLink && e.IPv4.IsValid()) {
 			v4 = bridge.Route{Interface: e.Interface, Gateway: e.Gateway4}
 		}
-		if !v6.Gateway.IsValid() && e.Gateway6.IsValid() {
+		if v6.Interface == "" && (e.Gateway6.IsValid() || e.OnLink && e.IPv6.IsValid()) {
 			v6 = bridge.Route{Interface: e.Interface, Gateway: e.Gateway6}
 		}
 	}
@@ -346,6 +368,9 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 		ctxlog.From(ctx).Warn("published ports were not withdrawn", ctxlog.ContainerID, containerID, ctxlog.Error, err)
 	}
 	failpoint.Pass("networks/leave/withdrawn")
+	if err := m.unplugUplinks(containerID, sb.endpoints); err != nil {
+		ctxlog.From(ctx).Warn("interface on a parent was not deleted; it goes with its netns", ctxlog.ContainerID, containerID, ctxlog.Error, err)
+	}
 	if err := netns.Delete(m.cfg.netnsPath(containerID)); err != nil {
 		return fmt.Errorf("leave network: %w", err)
 	}

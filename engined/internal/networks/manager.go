@@ -100,10 +100,15 @@ func (m *Manager) open(ctx context.Context) error {
 		return err
 	}
 	for _, n := range m.sorted() {
-		if n.Driver != DriverBridge || n.ConfigOnly {
-			continue
+		var err error
+		switch {
+		case n.ConfigOnly:
+		case n.Driver == DriverBridge:
+			err = m.bridge(ctx, n, nil)
+		case n.uplinked():
+			err = m.parent(n, nil)
 		}
-		if err := m.bridge(ctx, n, nil); err != nil {
+		if err != nil {
 			ctxlog.From(ctx).Error("network is out of order", ctxlog.Network, n.Name, ctxlog.Error, err)
 		}
 	}

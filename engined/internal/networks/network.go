@@ -7,9 +7,11 @@ import (
 
 // The drivers.
 const (
-	DriverBridge = "bridge"
-	DriverHost   = "host"
-	DriverNone   = "null"
+	DriverBridge  = "bridge"
+	DriverHost    = "host"
+	DriverNone    = "null"
+	DriverMacvlan = "macvlan"
+	DriverIPvlan  = "ipvlan"
 )
 
 // The predefined networks. They cannot be removed, and no other network may take their

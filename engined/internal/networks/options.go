@@ -24,6 +24,12 @@ const (
 	optHostIPv6     = "com.docker.network.host_ipv6"
 	optPrefix       = "com.docker.network.container_iface_prefix"
 	optDefault      = "com.docker.network.bridge.default_bridge"
+
+	// Of macvlan and ipvlan networks. Source: docker's drivers of these names.
+	optParent      = "parent"
+	optMacvlanMode = "macvlan_mode"
+	optIPvlanMode  = "ipvlan_mode"
+	optIPvlanFlag  = "ipvlan_flag"
 )
 
 // options are a network's driver options, read.
@@ -37,14 +43,21 @@ type options struct {
 	binding6     netip.Addr
 	mode4, mode6 firewall.Mode
 	host4, host6 netip.Addr // masquerade as
+	uplink       uplink     // of macvlan and ipvlan
 }
 
 func parseOptions(n Network) (options, error) {
 	o := options{bridge: "br-" + n.ID[:min(12, len(n.ID))], prefix: "eth", icc: true, masquerade: true, mode4: firewall.NAT, mode6: firewall.NAT}
-	if n.Driver != DriverBridge {
+	var err error
+	switch n.Driver {
+	case DriverBridge:
+	case DriverMacvlan, DriverIPvlan:
+		if o.uplink, err = parseUplink(n); err != nil {
+			return o, err
+		}
+	default:
 		return o, nil
 	}
-	var err error
 	for key, value := range n.Options {
 		bad := func(cause error) error {
 			return fmt.Errorf("invalid value %q of option %s: %w: %w", value, key, cause, errdefs.ErrInvalidArgument)

@@ -67,6 +67,8 @@ type Endpoint struct {
 	DNSNames    []string
 	DriverOpts  map[string]string
 	GwPriority  int
+	// OnLink says that the default route has no gateway (ipvlan l3).
+	OnLink bool `json:",omitempty"`
 }
 
 // Sandbox is what a container got.

@@ -184,7 +184,7 @@ func (n *network) take(p netip.Prefix) error {
 
 // discard deletes what a sandbox may have in the kernel and on disk, by its record alone.
 func (m *Manager) discard(containerID string, endpoints []Endpoint) error {
-	var err error
+	err := m.unplugUplinks(containerID, endpoints)
 	for _, e := range endpoints {
 		if e.HostVeth != "" {
 			err = errors.Join(err, m.host.Unplug(e.HostVeth))

@@ -179,7 +179,7 @@ func (h *Host) Exists(name string) bool {
 	return err == nil
 }
 
-// Delete deletes a bridge that Ensure made for owner. It is no error if there is none, or
+// Delete deletes an interface that Ensure or EnsureParent made for owner. It is no error if there is none, or
 // one of somebody else.
 func (h *Host) Delete(name, owner string) error {
 	link, err := h.find(name)
@@ -193,7 +193,7 @@ func (h *Host) Delete(name, owner string) error {
 		return nil
 	}
 	if err := h.handle.LinkDel(link); err != nil {
-		return fmt.Errorf("delete bridge %q: %w", name, err)
+		return fmt.Errorf("delete interface %q: %w", name, err)
 	}
 	return nil
 }

@@ -141,7 +141,7 @@ func (h *Host) Unplug(hostName string) error { return h.rt.Do(rtnl.DeleteLink(ho
 // Remove deletes the container's end of a pair, and so the pair.
 func (in *Inside) Remove(name string) error { return in.rt.Do(rtnl.DeleteLink(name)) }
 
-// Route is a default route: an invalid gateway is none.
+// Route is a default route: no interface is none, an invalid gateway leads onto the link.
 type Route struct {
 	Interface string
 	Gateway   netip.Addr
@@ -153,7 +153,7 @@ func (in *Inside) SetDefaultRoutes(ipv4, ipv6 Route) error {
 		family int
 		route  Route
 	}{{unix.AF_INET, ipv4}, {unix.AF_INET6, ipv6}} {
-		if !f.route.Gateway.IsValid() {
+		if f.route.Interface == "" {
 			if err := in.rt.Do(rtnl.DeleteDefaultRoute(f.family)); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 				return err
 			}

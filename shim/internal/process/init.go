@@ -21,6 +21,7 @@ import (
 	"strata/pkg/identifiers"
 	"strata/pkg/linux/cgroups"
 	"strata/pkg/linux/mount"
+	"strata/shim/internal/names"
 	"strata/shim/internal/ocicli"
 	"strata/shim/internal/reaper"
 	"strata/shim/internal/stdio"
@@ -44,7 +45,8 @@ type Task struct {
 	bundle  string
 	runtime *ocicli.Runtime
 	init    *Process
-	mounted bool // the shim has mounted the root filesystem
+	mounted bool          // the shim has mounted the root filesystem
+	names   *names.Server // nil if the container asks somebody else for names
 
 	mu      sync.Mutex
 	execs   map[string]*Process
@@ -128,6 +130,10 @@ func (ts *Tasks) Create(ctx context.Context, a CreateArgs) (pid int, err error) 
 		return 0, fmt.Errorf("open streams of task %q: %w", t.id, err)
 	}
 	undo.Add(func() { t.init.io.Close(ts.ctx) })
+	if t.names, err = names.Start(ts.ctx, a.Bundle); err != nil {
+		return 0, fmt.Errorf("answer DNS for task %q: %w", t.id, err)
+	}
+	undo.Add(t.names.Close)
 	if err := t.create(ctx, a); err != nil {
 		return 0, err
 	}

@@ -98,6 +98,9 @@ func (p *Process) settle(e reaper.Exit) {
 		// Nothing else ends the init process's siblings, and they hold its streams.
 		t.killAll()
 	}
+	if p.execID == "" {
+		t.names.Close() // before the exit is known: the next task binds the same address
+	}
 	p.io.Ended()
 	if e.Code == 128+int(syscall.SIGKILL) {
 		t.publishOOM() // before the exit: it says why

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/pkg/atomicfile"
+	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
 	"strata/pkg/failpoint"
 	"strata/pkg/linux/mount"
@@ -306,14 +307,39 @@ func (m *Manager) restart(ctx context.Context, k key, in intent) (retry bool, er
 		return true, err
 	}
 	failpoint.Pass("restart/restart/created")
+	if err := m.stillWanted(ctx, k, code); err != nil {
+		uctx, done := cleanup.Context(ctx)
+		defer done()
+		_, derr := m.cfg.Tasks.Delete(uctx, k.id)
+		return ctx.Err() != nil, errors.Join(err, derr) // a daemon that ends leaves the intent to the next
+	}
 	// Before the start, so that a container that ends at once is counted right.
 	m.count(ctx, c, restarts+1)
 	if _, err := m.cfg.Tasks.Start(ctx, k.id, ""); err != nil {
-		_, derr := m.cfg.Tasks.Delete(ctx, k.id)
+		uctx, done := cleanup.Context(ctx) // the attempt may have been called off meanwhile
+		defer done()
+		_, derr := m.cfg.Tasks.Delete(uctx, k.id)
 		return true, errors.Join(err, derr)
 	}
 	ctxlog.From(ctx).Info("container was restarted", "restarts", restarts+1)
 	return false, nil
+}
+
+// stillWanted asks again after the task was made, which takes a while: somebody may have
+// stopped the container, or this daemon, meanwhile.
+func (m *Manager) stillWanted(ctx context.Context, k key, code int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := m.cfg.Containers.Get(ctx, k.id)
+	if err != nil {
+		return err
+	}
+	ok, _, err := wanted(c, code)
+	if err == nil && !ok {
+		err = errCalledOff
+	}
+	return err
 }
 
 func (m *Manager) count(ctx context.Context, c containers.Container, n int) {

@@ -29,6 +29,9 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 		return 0, err
 	}
 	clock := stopwatch{last: time.Now()}
+	// A caller that goes away does not stop the shim in the middle of its work, it only stops
+	// us from learning how that ended: what has begun is finished, or undone after a failure.
+	ctx = context.WithoutCancel(ctx)
 	c, err := s.cfg.Containers.Get(ctx, r.ID)
 	if err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
@@ -165,6 +168,7 @@ func (s *Service) Start(ctx context.Context, id, execID string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	ctx = context.WithoutCancel(ctx) // as in Create
 	began := time.Now()
 	if execID == "" {
 		t.mu.Lock()

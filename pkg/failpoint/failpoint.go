@@ -20,6 +20,10 @@ import (
 // action happens at the n-th hit only, and without one at each.
 const Variable = "STRATA_FAILPOINTS"
 
+// HitsVariable names the environment variable with the path of a file to which each action
+// appends the failpoint's name before it happens, so that a test knows that it did.
+const HitsVariable = "STRATA_FAILPOINTS_HITS"
+
 type action struct {
 	verb  string
 	sleep time.Duration
@@ -55,6 +59,7 @@ func (a *action) do(name string) error {
 	if n := a.hits.Add(1); a.at != 0 && n != a.at {
 		return nil
 	}
+	note(name)
 	switch a.verb {
 	case "kill":
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL) // nobody refuses that to itself
@@ -65,6 +70,16 @@ func (a *action) do(name string) error {
 	default:
 		return fmt.Errorf("failpoint %s: %w", name, errdefs.ErrUnavailable)
 	}
+}
+
+// note tells the test of an action. Without a file there is nobody to tell.
+func note(name string) {
+	f, err := os.OpenFile(os.Getenv(HitsVariable), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(name + "\n") // a test that misses it says so
+	_ = f.Close()
 }
 
 // parse returns nil for "".

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -128,13 +129,15 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageSize), grpc.MaxCallSendMsgSize(MaxMessageSize)),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 200 * time.Millisecond},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			awaitReady(ctx, cc)
 			return fromGRPC(invoker(outgoing(ctx), method, req, reply, cc, opts...))
 		}),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			awaitReady(ctx, cc)
 			s, err := streamer(outgoing(ctx), desc, cc, method, opts...)
 			if err != nil {
 				return nil, fromGRPC(err)
@@ -146,4 +149,28 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("dial %q: %w", socket, err)
 	}
 	return conn, nil
+}
+
+// reconnectPatience is how long a call waits for a daemon that is not there: as long as it
+// takes to restart one.
+const reconnectPatience = time.Second
+
+// awaitReady waits until cc is connected, at most for reconnectPatience. A call that begins
+// while the daemon restarts would fail for nothing.
+func awaitReady(ctx context.Context, cc *grpc.ClientConn) {
+	state := cc.GetState()
+	if state == connectivity.Ready {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reconnectPatience)
+	defer cancel()
+	for state != connectivity.Ready && state != connectivity.Shutdown {
+		if state == connectivity.Idle {
+			cc.Connect()
+		}
+		if !cc.WaitForStateChange(ctx, state) {
+			return
+		}
+		state = cc.GetState()
+	}
 }

@@ -113,14 +113,16 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 	failpoint.Pass("containers/exited/told")
 	// Whoever waits may use the container's ports and name next: they are free first.
 	var wg sync.WaitGroup
-	if !again || !s.supervisorRestarts() {
-		wg.Go(func() { s.freeTask(ctx, c.ID) })
-	}
+	wg.Go(func() {
+		if !d.Host.AutoRemove {
+			s.saveState(ctx, c.ID, st) // before the task's deletion: only it knows the exit
+		}
+		if !again || !s.supervisorRestarts() {
+			s.freeTask(ctx, c.ID)
+		}
+	})
 	if !again && !d.Host.AutoRemove { // else the rest goes with the container
 		wg.Go(func() { s.freeRuntime(ctx, c) })
-	}
-	if !d.Host.AutoRemove {
-		wg.Go(func() { s.saveState(ctx, c.ID, st) })
 	}
 	wg.Wait()
 	failpoint.Pass("containers/exited/freed")

@@ -86,8 +86,12 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 		s.found(ctx, c, st, o)
 	case o.hasTask && o.task.Status == supervisor.TaskStopped && st.Status.HasTask():
 		s.exited(ctx, c, supervisor.ExitStatus{PID: o.task.PID, Code: o.task.ExitCode, At: o.task.ExitedAt})
+	case o.hasTask && o.task.Status == supervisor.TaskStopped && st.Status != Restarting && o.task.ExitedAt.After(st.FinishedAt):
+		// It ended before the start was stored.
+		s.started(ctx, c, o.task.PID, st.Restarts, o.task.ExitedAt)
+		s.exited(ctx, c, supervisor.ExitStatus{PID: o.task.PID, Code: o.task.ExitCode, At: o.task.ExitedAt})
 	case o.hasTask && !st.Status.HasTask() && st.Status != Restarting:
-		s.deleteTask(ctx, c.ID) // a start that a crash cut off
+		s.deleteTask(ctx, c.ID) // a start that a crash cut off, or an exit that is stored
 	case !o.hasTask && st.Status.HasTask():
 		s.lost(ctx, c)
 	}

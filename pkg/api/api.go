@@ -12,6 +12,25 @@ const (
 	DoctorRoute = "/system/doctor"
 )
 
+// UpdatePublish is the member of the body of POST /containers/{id}/update in which
+// PublishChange goes, beside those of container.UpdateConfig. dockerd ignores it.
+const UpdatePublish = "StrataPublish"
+
+// PublishChange withdraws published ports and publishes others: all of it or, after an
+// error, nothing.
+type PublishChange struct {
+	Add    []PublishedPort `json:",omitempty"`
+	Remove []string        `json:",omitempty"` // [IP:]HOSTPORT[-HOSTPORT][:CONTAINERPORT][/PROTOCOL]
+}
+
+// PublishedPort is one port to publish.
+type PublishedPort struct {
+	Proto         string // tcp, udp, sctp
+	ContainerPort uint16
+	HostIP        string // "" is every address
+	HostPort      string // a port, a range to choose from, or "" for a random one
+}
+
 // TraceHeader carries the trace id of a request through every process of the chain.
 const TraceHeader = "X-Strata-Trace"
 

@@ -13,6 +13,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"strata/pkg/api"
 )
 
 // containerPath is the route of one container; name may be an id, a prefix or a name. It is
@@ -205,6 +207,12 @@ func (c *Client) ContainerUpdate(ctx context.Context, name string, conf containe
 	var out container.UpdateResponse
 	err := c.call(ctx, request{method: http.MethodPost, path: containerPath(name, "/update"), body: conf}, &out)
 	return out, err
+}
+
+// ContainerPublish changes the published ports of a container.
+func (c *Client) ContainerPublish(ctx context.Context, name string, change api.PublishChange) error {
+	body := map[string]any{api.UpdatePublish: change}
+	return c.call(ctx, request{method: http.MethodPost, path: containerPath(name, "/update"), body: body}, nil)
 }
 
 // ReadLogs says which part of the log to read. Since and Until are UNIX seconds with

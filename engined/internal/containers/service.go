@@ -70,6 +70,7 @@ type Networks interface {
 	Connect(ctx context.Context, containerID string, r networks.EndpointRequest) (networks.Endpoint, error)
 	Disconnect(ctx context.Context, containerID, network string) (bool, error)
 	Rename(ctx context.Context, containerID, name string) error
+	UpdatePorts(ctx context.Context, containerID string, remove, add []networks.PortMapping) (networks.Sandbox, error)
 	Network(ref string) (networks.Network, error)
 	Explain(containerID string) []networks.Object
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +17,8 @@ import (
 	"strata/engined/internal/filters"
 	"strata/engined/internal/images"
 	"strata/engined/internal/logs"
+	"strata/engined/internal/networks"
+	"strata/pkg/api"
 	"strata/pkg/ctxlog"
 )
 
@@ -218,15 +221,46 @@ func noContent(w http.ResponseWriter, err error) error {
 }
 
 func (a containersAPI) update(w http.ResponseWriter, r *request) error {
-	var u container.UpdateConfig
+	var u struct {
+		container.UpdateConfig
+		StrataPublish *api.PublishChange // api.UpdatePublish
+	}
 	if err := r.Decode(&u); err != nil {
 		return emptyBody(err)
 	}
-	warnings, err := a.svc.Update(r.Context(), r.Var("name"), u)
-	if err != nil {
-		return err
+	var warnings []string
+	if u.StrataPublish == nil || !reflect.DeepEqual(u.UpdateConfig, container.UpdateConfig{}) {
+		var err error
+		if warnings, err = a.svc.Update(r.Context(), r.Var("name"), u.UpdateConfig); err != nil {
+			return err
+		}
+	}
+	if u.StrataPublish != nil {
+		if err := a.updatePorts(r, *u.StrataPublish); err != nil {
+			return err
+		}
 	}
 	return writeJSON(w, http.StatusOK, container.UpdateResponse{Warnings: warnings})
+}
+
+func (a containersAPI) updatePorts(r *request, change api.PublishChange) error {
+	var remove []containers.PortMatch
+	var add []networks.PortMapping
+	for _, text := range change.Remove {
+		m, err := containers.ParsePortMatch(text)
+		if err != nil {
+			return err
+		}
+		remove = append(remove, m)
+	}
+	for _, p := range change.Add {
+		m, err := containers.PortMapping(p)
+		if err != nil {
+			return err
+		}
+		add = append(add, m)
+	}
+	return a.svc.UpdatePorts(r.Context(), r.Var("name"), remove, add)
 }
 
 func (a containersAPI) resize(w http.ResponseWriter, r *request) error {

@@ -410,3 +410,52 @@ func TestFiftyContainersJoinAtOnce(t *testing.T) {
 	wg.Wait()
 	t.Logf("50 containers in %v", time.Since(begin))
 }
+
+func TestPortsAreWithdrawnAndPublishedWhileRunning(t *testing.T) {
+	l := newLab(t)
+	tcp := func(container, host uint16) PortMapping {
+		return PortMapping{Proto: "tcp", ContainerPort: container, HostPort: host}
+	}
+	web := l.container("web", publish(tcp(80, 8080), tcp(80, 8081)))
+	l.container("other", publish(tcp(80, 9090)))
+	serve(t, web.NetnsPath, 80)
+	box, err := l.UpdatePorts(t.Context(), web.ContainerID, web.Ports[:1], []PortMapping{tcp(80, 8082)})
+	if err != nil || len(box.Ports) != 2 || box.Ports[0].HostPort != 8081 || box.Ports[1].HostPort != 8082 {
+		t.Fatalf("UpdatePorts = %+v, %v", box, err)
+	}
+	check := func(when string) {
+		t.Helper()
+		unreachable(t, "withdrawn, "+when, "", "tcp", "127.0.0.1:8080")
+		reach(t, "kept, "+when, "", "tcp", "127.0.0.1:8081", "")
+		reach(t, "published, "+when, "", "tcp", "127.0.0.1:8082", "")
+	}
+	check("at once")
+	if ln, err := net.Listen("tcp4", ":8080"); err != nil {
+		t.Errorf("the withdrawn port is still held: %v", err)
+	} else {
+		_ = ln.Close()
+	}
+	// What fails changes nothing: not even what was to be withdrawn.
+	var conflict *ports.ConflictError
+	if _, err := l.UpdatePorts(t.Context(), web.ContainerID, box.Ports, []PortMapping{tcp(80, 8083), tcp(80, 9090)}); !errors.As(err, &conflict) || !strings.Contains(err.Error(), "by container other") {
+		t.Errorf("UpdatePorts with a taken port = %v", err)
+	}
+	check("after an error")
+	if text := l.firewall.Text(); strings.Contains(text, "8083") {
+		t.Error("a port of the failed change is published")
+	}
+	l.restart()
+	check("after a restart")
+	// All of them gone: another network does not bring them back.
+	box, _ = l.Sandbox(web.ContainerID)
+	if box, err = l.UpdatePorts(t.Context(), web.ContainerID, box.Ports, nil); err != nil || len(box.Ports) != 0 {
+		t.Errorf("UpdatePorts = %+v, %v", box, err)
+	}
+	l.network(CreateRequest{Name: "app"})
+	if _, err := l.Connect(t.Context(), web.ContainerID, EndpointRequest{Network: "app", GwPriority: 9}); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"8080", "8081", "8082"} {
+		unreachable(t, "withdrawn", "", "tcp", "127.0.0.1:"+port)
+	}
+}

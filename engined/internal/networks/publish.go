@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"strata/engined/internal/networks/firewall"
 	"strata/engined/internal/networks/ports"
+	"strata/pkg/ctxlog"
 	"strata/pkg/identifiers"
 )
 
@@ -121,62 +123,121 @@ func (p *publication) lead(to netip.AddrPort, mode firewall.Mode) netip.AddrPort
 	return netip.AddrPort{}
 }
 
-// publishPorts reserves the host ports of a sandbox and makes them lead to it, in one
-// firewall transaction. On an error nothing is published. Preconditions: the container's
-// lock is held; no port of the sandbox is published.
-func (m *Manager) publishPorts(sb *sandbox, mappings []PortMapping) (err error) {
-	var leases []*ports.Lease
-	var rules []firewall.Port
-	var mapped []PortMapping
+// published ports of a sandbox: what is held, what the firewall does, and what both mean.
+type publishedPorts struct {
+	leases []*ports.Lease
+	rules  []firewall.Port
+	mapped []PortMapping
+}
+
+// and returns both, and changes neither: readers have slices of them.
+func (p publishedPorts) and(q publishedPorts) publishedPorts {
+	return publishedPorts{slices.Concat(p.leases, q.leases), slices.Concat(p.rules, q.rules), slices.Concat(p.mapped, q.mapped)}
+}
+
+// split parts the ports of a sandbox in those of remove and the others. Preconditions: the
+// container's lock is held.
+func (sb *sandbox) split(remove []PortMapping) (gone, kept publishedPorts) {
+	host := map[PortMapping]bool{}   // of translated ports
+	inside := map[PortMapping]bool{} // of opened ones
+	for _, p := range sb.mapped {
+		if !slices.Contains(remove, p) {
+			kept.mapped = append(kept.mapped, p)
+			continue
+		}
+		gone.mapped = append(gone.mapped, p)
+		if p.HostPort != 0 {
+			host[PortMapping{Proto: p.Proto, HostIP: p.HostIP, HostPort: p.HostPort}] = true
+		} else {
+			inside[PortMapping{Proto: p.Proto, ContainerPort: p.ContainerPort}] = true
+		}
+	}
+	for _, l := range sb.leases {
+		if host[PortMapping{Proto: l.Proto, HostIP: l.HostIP, HostPort: l.Port}] {
+			gone.leases = append(gone.leases, l)
+		} else {
+			kept.leases = append(kept.leases, l)
+		}
+	}
+	for _, r := range sb.rules {
+		if r.Routed && inside[PortMapping{Proto: r.Proto, ContainerPort: r.To.Port()}] || !r.Routed && host[PortMapping{Proto: r.Proto, HostIP: r.HostIP, HostPort: r.HostPort}] {
+			gone.rules = append(gone.rules, r)
+		} else {
+			kept.rules = append(kept.rules, r)
+		}
+	}
+	return gone, kept
+}
+
+// reserve takes host ports for a sandbox and makes them lead to it, in one firewall
+// transaction. On an error nothing is published. Preconditions: the container's lock is
+// held; none of mappings is published.
+func (m *Manager) reserve(sb *sandbox, mappings []PortMapping) (out publishedPorts, err error) {
 	defer func() {
 		if err != nil {
-			for _, l := range leases {
+			for _, l := range out.leases {
 				m.ledger.Release(l)
 			}
+			out = publishedPorts{}
 		}
 	}()
 	for _, p := range m.publishedPlan(sb, mappings) {
-		rules = append(rules, p.opened...)
+		out.rules = append(out.rules, p.opened...)
 		done := p.mapping
 		if p.translated() {
 			lease, err := m.ledger.Reserve(p.wish)
 			if err != nil {
-				return m.portError(sb, err)
+				return out, m.portError(sb, err)
 			}
-			leases = append(leases, lease)
-			rules = append(rules, p.rules(lease)...)
+			out.leases = append(out.leases, lease)
+			out.rules = append(out.rules, p.rules(lease)...)
 			done.HostIP, done.HostPort, done.HostPortEnd = lease.HostIP, lease.Port, 0
 		} else {
 			done.HostPort, done.HostPortEnd = 0, 0
 		}
-		mapped = append(mapped, done)
+		out.mapped = append(out.mapped, done)
 	}
-	if m.firewall != nil && len(rules) > 0 {
-		if err := m.host.ForgetFlows(udpPorts(mapped)); err != nil {
-			return err
+	if m.firewall != nil && len(out.rules) > 0 {
+		if err := m.host.ForgetFlows(udpPorts(out.mapped)); err != nil {
+			return out, err
 		}
-		if err := m.firewall.Add(firewall.Change{Ports: rules}); err != nil {
-			return err
+		if err := m.firewall.Add(firewall.Change{Ports: out.rules}); err != nil {
+			return out, err
 		}
 	}
-	sb.leases, sb.rules, sb.mapped = leases, rules, mapped
-	return nil
+	return out, nil
+}
+
+// publishPorts publishes the ports of a sandbox that has none. Preconditions: the
+// container's lock is held.
+func (m *Manager) publishPorts(sb *sandbox, mappings []PortMapping) error {
+	p, err := m.reserve(sb, mappings)
+	if err == nil {
+		sb.publishedPorts = p
+	}
+	return err
 }
 
 // withdrawPorts takes back what publishPorts did. Preconditions: the container's lock is
 // held.
 func (m *Manager) withdrawPorts(sb *sandbox) error {
+	p := sb.publishedPorts
+	sb.publishedPorts = publishedPorts{}
+	return m.unpublish(p)
+}
+
+// unpublish takes ports back, as far as it can be done if there is an error.
+func (m *Manager) unpublish(p publishedPorts) error {
 	var err error
-	if m.firewall != nil && len(sb.rules) > 0 {
-		err = m.firewall.Remove(firewall.Change{Ports: sb.rules})
+	if m.firewall != nil && len(p.rules) > 0 {
+		err = m.firewall.Remove(firewall.Change{Ports: p.rules})
 	}
-	for _, l := range sb.leases {
+	for _, l := range p.leases {
 		m.ledger.Release(l)
 	}
-	if ferr := m.host.ForgetFlows(udpPorts(sb.mapped)); err == nil {
+	if ferr := m.host.ForgetFlows(udpPorts(p.mapped)); err == nil {
 		err = ferr
 	}
-	sb.leases, sb.rules, sb.mapped = nil, nil, nil
 	return err
 }
 
@@ -220,4 +281,40 @@ func checkPorts(mappings []PortMapping) error {
 func newEndpointID() (id, veth string) {
 	id = identifiers.New()
 	return id, "veth" + id[:7]
+}
+
+// UpdatePorts withdraws ports of a running container, as Sandbox lists them, and publishes
+// others. Ports in neither list are not touched. On an error all is as before, if nobody took
+// a withdrawn port meanwhile. Errors are those of Join about ports, and of class ErrNotFound
+// for a container that has no network.
+func (m *Manager) UpdatePorts(ctx context.Context, containerID string, remove, add []PortMapping) (Sandbox, error) {
+	if err := checkPorts(add); err != nil {
+		return Sandbox{}, err
+	}
+	unlock := m.locks.Lock(containerID)
+	defer unlock()
+	m.mu.Lock()
+	sb := m.sandboxes[containerID]
+	m.mu.Unlock()
+	if sb == nil {
+		return Sandbox{}, fmt.Errorf("network of container %s: %w", containerID, errdefs.ErrNotFound)
+	}
+	gone, kept := sb.split(remove)
+	if err := m.unpublish(gone); err != nil {
+		return Sandbox{}, err
+	}
+	sb.publishedPorts = kept
+	fresh, err := m.reserve(sb, add)
+	if err != nil {
+		// The ports were ours a moment ago.
+		old, rerr := m.reserve(sb, gone.mapped)
+		if sb.publishedPorts = kept.and(old); rerr != nil {
+			ctxlog.From(ctx).Warn("withdrawn ports could not be published again", ctxlog.ContainerID, containerID, ctxlog.Error, rerr)
+		}
+		return Sandbox{}, err
+	}
+	sb.publishedPorts = kept.and(fresh)
+	sb.request.Ports = sb.mapped // what the next change of networks publishes again
+	box := m.show(sb)
+	return box, m.save(sb)
 }

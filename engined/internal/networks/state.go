@@ -13,8 +13,6 @@ import (
 
 	"strata/engined/internal/networks/bridge"
 	"strata/engined/internal/networks/etcfiles"
-	"strata/engined/internal/networks/firewall"
-	"strata/engined/internal/networks/ports"
 	"strata/pkg/atomicfile"
 	"strata/pkg/ctxlog"
 	"strata/pkg/linux/netns"
@@ -24,9 +22,7 @@ import (
 type sandbox struct {
 	// Guarded by the container's lock:
 	request Request
-	leases  []*ports.Lease
-	rules   []firewall.Port
-	mapped  []PortMapping // what leases and rules mean
+	publishedPorts
 
 	// Guarded by Manager.mu, and changed under the container's lock:
 	endpoints []Endpoint

@@ -302,6 +302,31 @@ func TestV1OOMWatchEndsWithTheCgroupAndWithTheContext(t *testing.T) {
 	}
 }
 
+// A container that restarts gets a cgroup of the same name before the watcher looks.
+func TestV1OOMWatchIsNotTakenInByACgroupOfTheSameName(t *testing.T) {
+	m := newV1(t, nil)
+	for range 20 {
+		ch, err := m.OOM(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case _, struck := <-ch:
+			if struck {
+				t.Fatal("the removal was told as a strike")
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the watch goes on after its cgroup was removed")
+		}
+	}
+}
+
 func TestPathsStartAtTheRightPlace(t *testing.T) {
 	h := parseMountinfo(bufio.NewScanner(strings.NewReader(`31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:3 - cgroup cgroup rw,cpu,cpuacct

@@ -67,6 +67,10 @@ func watchV1(dir string) (*os.File, func() (bool, bool), error) {
 		return nil, nil, classified(err)
 	}
 	defer func() { _ = control.Close() }() // the registration holds it
+	watched, err := os.Stat(dir)
+	if err != nil {
+		return nil, nil, classified(err)
+	}
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("eventfd2", err)
@@ -81,7 +85,9 @@ func watchV1(dir string) (*os.File, func() (bool, bool), error) {
 		if _, err := f.Read(buf[:]); err != nil {
 			return false, false
 		}
-		alive := exists(dir, "cgroup.event_control")
+		// A restarted container has a cgroup of the same name, which is not ours to watch.
+		now, err := os.Stat(dir)
+		alive := err == nil && os.SameFile(watched, now)
 		return alive, alive
 	}, nil
 }

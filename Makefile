@@ -28,12 +28,13 @@ $(SAMPLE): FORCE
 	@gzip -9nc bin/.hello >bin/.hello.gz
 	@cmp -s bin/.hello.gz $@ || cp bin/.hello.gz $@
 
+# The documentation generators of the flag library are not for the binaries.
 bin/engine: FORCE
-	$(GO_BUILD) -o $@ ./cmd/engine
+	$(GO_BUILD) -tags urfave_cli_no_docs -o $@ ./cmd/engine
 bin/engined: FORCE $(SAMPLE)
-	$(GO_BUILD) -tags sample -o $@ ./cmd/engined
+	$(GO_BUILD) -tags sample,urfave_cli_no_docs -o $@ ./cmd/engined
 bin/supervisord: FORCE
-	$(GO_BUILD) -o $@ ./cmd/supervisord
+	$(GO_BUILD) -tags urfave_cli_no_docs -o $@ ./cmd/supervisord
 bin/containerd-shim-strata-v2: FORCE
 	$(GO_BUILD) -tags no_grpc -o $@ ./cmd/shim
 bin/ocirun: FORCE
@@ -51,7 +52,7 @@ dev: build ## both daemons in the foreground under ./.dev
 
 .PHONY: check
 check: ## format, vet, boundaries, short unit tests: before every commit
-	@test -z "$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$'))" || { echo 'not formatted; run make fmt:'; $(TOOL) gofumpt -l $$(git ls-files '*.go'); exit 1; }
+	@files=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$files" ] || { echo "not formatted; run make fmt: $$files"; exit 1; }
 	go vet ./...
 	cd integration && go vet ./...
 	go test -short ./...

@@ -13,6 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
+	"strata/engined/internal/build"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -97,14 +98,20 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	ctrs.Health = probes
 	about := host.New(hostConfig(cfg, id, ctrCfg), sup, ctrs, evts)
 	about.Images = func(ctx context.Context) int { return imageCount(ctx, imgs) }
+	builds, err := build.New(buildConfig(cfg, ctrCfg), sup, imgs, nets)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = builds.Close() }() // every transaction is durable by itself
 	handler := httpapi.New(httpapi.Services{
 		Containers: ctrs, Execs: exs, Networks: nets, Images: imgs, Volumes: vols, Events: evts, Host: about,
-		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Doctor: doctor{ctrs, nets}.find,
+		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, Doctor: doctor{ctrs, nets}.find,
 	})
 
 	g, gctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return afterReady(gctx, ready, builds.Run) })
 	g.Go(func() error { return nets.Run(gctx) })
 	g.Go(func() error { return probes.Run(gctx) })
 	g.Go(func() error { return follow(gctx, sup, ctrs, exs, ready) })

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
 
+	"strata/engined/internal/build"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/host"
@@ -68,7 +69,7 @@ func networkConfig(cfg Config, evts events.Publisher) (networks.Config, error) {
 	}
 	n.DNSSearch, n.DNSOptions, n.MTU, n.IPv6 = cfg.DNSSearch, cfg.DNSOptions, cfg.MTU, cfg.IPv6
 	n.ICC, n.IPMasq, n.IPTables, n.IPForward, n.IPForwardNoDrop = cfg.ICC, cfg.IPMasq, cfg.IPTables, cfg.IPForward, cfg.IPForwardNoDrop
-	n.FirewallTable = cfg.FirewallTable
+	n.FirewallTable, n.RespectHost = cfg.FirewallTable, cfg.Publish == publishRespectHost
 	return n, nil
 }
 
@@ -230,6 +231,9 @@ func (d doctor) find(ctx context.Context, repair bool) ([]api.Finding, error) {
 	for _, l := range leaks {
 		out = append(out, api.Finding{Layer: "engined", Code: "leaked-" + l.Kind, Subject: l.ID, Detail: l.Detail, Remedy: "restart the engine: it removes what belongs to no container"})
 	}
+	for _, o := range d.nets.Obstacles() {
+		out = append(out, api.Finding{Layer: "host", Code: "foreign-firewall", Subject: o.Rule, Detail: "stops packets between containers and the outside; a table of ours cannot overrule it", Remedy: o.Remedy})
+	}
 	return out, nil
 }
 
@@ -257,4 +261,26 @@ func sweepVolumes(ctx context.Context, vols *volumes.Manager, ctrs *containers.S
 		}
 	}
 	return nil
+}
+
+// buildConfig lets commands of builds run as containers do by default.
+func buildConfig(cfg Config, c containers.Config) build.Config {
+	rt := c.Runtimes[c.DefaultRuntime]
+	if c.DefaultRuntime == "" {
+		rt = c.Runtimes["strata"]
+	}
+	return build.Config{
+		DataRoot: cfg.DataRoot, ExecRoot: cfg.ExecRoot, Runtime: rt.Type, Options: rt.Options, ShimPath: c.ShimPath, Cgroup: c.Cgroup,
+		ShmSize: c.ShmSize, Ulimits: c.Ulimits, Seccomp: c.SeccompProfile, CgroupnsMode: c.CgroupnsMode,
+	}
+}
+
+// afterReady calls run when the supervisor has been there.
+func afterReady(ctx context.Context, ready <-chan struct{}, run func(context.Context) error) error {
+	select {
+	case <-ready:
+		return run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"strata/engined/internal/build"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -32,6 +33,7 @@ type Services struct {
 	Host       *host.Host
 	Stats      containers.StatsSource
 	Below      lowerLayers
+	Builder    *build.Service
 	Doctor     func(ctx context.Context, repair bool) ([]api.Finding, error)
 }
 
@@ -48,6 +50,7 @@ func New(s Services) http.Handler {
 		execAPI{s.Execs}.routes(),
 		Images(s.Images).routes(),
 		commitAPI{s.Containers, s.Images}.routes(),
+		buildAPI{s.Builder}.routes(),
 		eventsAPI{s.Events}.routes(),
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),

@@ -1,0 +1,274 @@
+package build
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+
+	"strata/pkg/metadb"
+)
+
+// Buckets of build.db:
+//
+//	records  content key → Record (JSON)
+//	aliases  plain key   → content key
+//	images   key of a finished image → Finished (JSON)
+var (
+	bucketRecords = []byte("records")
+	bucketAliases = []byte("aliases")
+	bucketImages  = []byte("images")
+)
+
+// Layer is a changeset in the content store.
+type Layer struct {
+	Descriptor ocispec.Descriptor
+	DiffID     digest.Digest
+}
+
+// Record is a result that is kept.
+type Record struct {
+	Key       string
+	Parent    string // key of the record below; "" above an image or nothing
+	Snapshot  string // "" for the empty filesystem
+	Own       bool   // the snapshot was made for this record
+	Unchanged bool   // nothing was changed: the snapshot is that of the record below
+	Layer     *Layer // nil if nobody has needed it
+	Name      string // of the instruction
+	Created   time.Time
+	LastUsed  time.Time
+	Uses      int
+	Size      int64 // bytes of the snapshot itself
+}
+
+// Finished is an image that came of a build, to be named again by one that is the same.
+type Finished struct {
+	Target  ocispec.Descriptor
+	Top     string // key of the record of its filesystem
+	Created time.Time
+}
+
+// cache keeps records. It is safe for concurrent use.
+type cache struct {
+	db *bolt.DB
+
+	mu      sync.Mutex
+	touched map[string]touch // not yet written
+}
+
+type touch struct {
+	at   time.Time
+	uses int
+}
+
+func openCache(path string) (*cache, error) {
+	db, err := metadb.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, b := range [][]byte{bucketRecords, bucketAliases, bucketImages} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open build cache: %w", err), db.Close())
+	}
+	return &cache{db: db, touched: map[string]touch{}}, nil
+}
+
+func (c *cache) close() error { return errors.Join(c.flush(), c.db.Close()) }
+
+// get returns the record of a content key.
+func (c *cache) get(key string) (*Record, bool) {
+	var r *Record
+	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+		r = decode(tx.Bucket(bucketRecords).Get([]byte(key)))
+		return nil
+	})
+	return r, r != nil
+}
+
+// alias returns the record that a plain key stands for.
+func (c *cache) alias(plain string) (*Record, bool) {
+	var r *Record
+	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+		if key := tx.Bucket(bucketAliases).Get([]byte(plain)); key != nil {
+			r = decode(tx.Bucket(bucketRecords).Get(key))
+		}
+		return nil
+	})
+	return r, r != nil
+}
+
+func decode(raw []byte) *Record {
+	r := &Record{}
+	if raw == nil || json.Unmarshal(raw, r) != nil {
+		return nil
+	}
+	return r
+}
+
+// use remembers that a record was of use; it is written with the next change.
+func (c *cache) use(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.touched[key]
+	c.touched[key] = touch{time.Now().UTC(), t.uses + 1}
+}
+
+// put keeps a record and the plain keys that lead to it.
+func (c *cache) put(r *Record, plain ...string) error {
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		raw, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketRecords).Put([]byte(r.Key), raw); err != nil {
+			return err
+		}
+		for _, p := range plain {
+			if err := tx.Bucket(bucketAliases).Put([]byte(p), []byte(r.Key)); err != nil {
+				return err
+			}
+		}
+		return c.writeTouches(tx)
+	})
+	if err != nil {
+		return fmt.Errorf("keep build record: %w", err)
+	}
+	return nil
+}
+
+// link makes plain lead to a record that is there.
+func (c *cache) link(plain, key string) error {
+	err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketAliases).Put([]byte(plain), []byte(key)) })
+	if err != nil {
+		return fmt.Errorf("keep build record: %w", err)
+	}
+	return nil
+}
+
+func (c *cache) writeTouches(tx *bolt.Tx) error {
+	c.mu.Lock()
+	touched := c.touched
+	c.touched = map[string]touch{}
+	c.mu.Unlock()
+	b := tx.Bucket(bucketRecords)
+	for key, t := range touched {
+		r := decode(b.Get([]byte(key)))
+		if r == nil {
+			continue
+		}
+		r.LastUsed, r.Uses = t.at, r.Uses+t.uses
+		raw, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := b.Put([]byte(key), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *cache) flush() error {
+	c.mu.Lock()
+	n := len(c.touched)
+	c.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	return c.db.Update(c.writeTouches)
+}
+
+// finished returns the image that a build with this key made.
+func (c *cache) finished(key string) (f Finished, ok bool) {
+	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+		raw := tx.Bucket(bucketImages).Get([]byte(key))
+		ok = raw != nil && json.Unmarshal(raw, &f) == nil
+		return nil
+	})
+	return f, ok
+}
+
+func (c *cache) finish(key string, f Finished) error {
+	raw, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	if err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketImages).Put([]byte(key), raw) }); err != nil {
+		return fmt.Errorf("keep build record: %w", err)
+	}
+	return nil
+}
+
+// all returns every record by key, with what was not yet written.
+func (c *cache) all() (map[string]*Record, error) {
+	if err := c.flush(); err != nil {
+		return nil, fmt.Errorf("list build records: %w", err)
+	}
+	out := map[string]*Record{}
+	err := c.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketRecords).ForEach(func(k, v []byte) error {
+			if r := decode(v); r != nil {
+				out[string(k)] = r
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
+// forget removes records, with the aliases and images that lead to them.
+func (c *cache) forget(keys map[string]bool) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		for key := range keys {
+			if err := tx.Bucket(bucketRecords).Delete([]byte(key)); err != nil {
+				return err
+			}
+		}
+		if err := deleteIf(tx.Bucket(bucketAliases), func(v []byte) bool { return keys[string(v)] }); err != nil {
+			return err
+		}
+		return deleteIf(tx.Bucket(bucketImages), func(v []byte) bool {
+			var f Finished
+			return json.Unmarshal(v, &f) != nil || keys[f.Top]
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("forget build records: %w", err)
+	}
+	return nil
+}
+
+// deleteIf removes the entries of b whose value fits.
+func deleteIf(b *bolt.Bucket, fits func(v []byte) bool) error {
+	var gone [][]byte
+	err := b.ForEach(func(k, v []byte) error {
+		if fits(v) {
+			gone = append(gone, append([]byte(nil), k...))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range gone {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,30 @@
+package build
+
+import (
+	"time"
+
+	"strata/engined/internal/build/dockerfile"
+)
+
+// Observer is told what a build does. Its methods are called from several goroutines, and
+// must not block for long.
+type Observer interface {
+	// Planned comes first, when the graph is known.
+	Planned(p *dockerfile.Plan)
+	// Started says that v is being made; container is the id of a RUN's container.
+	Started(v *dockerfile.Vertex, container string)
+	// Output is what v's command wrote, or a word about v's progress.
+	Output(v *dockerfile.Vertex, data []byte, stderr bool)
+	// Ended says how it ended.
+	Ended(v *dockerfile.Vertex, how Ending)
+	// Progress is a line about an image that is being pulled.
+	Pulling(image, id, status string, current, total int64)
+}
+
+// Ending is how a vertex ended.
+type Ending struct {
+	Key    string // names the result; "" after an error
+	Cached bool
+	Took   time.Duration
+	Err    error
+}

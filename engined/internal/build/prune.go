@@ -1,0 +1,265 @@
+package build
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"strata/pkg/linux/tree"
+)
+
+// Usage describes one thing in the cache.
+type Usage struct {
+	ID          string
+	Parents     []string
+	Type        string // "regular", "exec.cachemount"
+	Description string
+	InUse       bool
+	Shared      bool // an image consists of it, too
+	Size        int64
+	CreatedAt   time.Time
+	LastUsedAt  time.Time
+	UsageCount  int
+}
+
+// cacheMountType is the word of BuildKit for what RUN --mount=type=cache keeps.
+const cacheMountType = "exec.cachemount"
+
+// DiskUsage lists the cache.
+func (s *Service) DiskUsage(ctx context.Context) ([]Usage, error) {
+	all, err := s.cache.all()
+	if err != nil {
+		return nil, err
+	}
+	images := s.imageChains(ctx)
+	var out []Usage
+	for _, r := range all {
+		u := Usage{
+			ID: shortKey(r.Key), Type: "regular", Description: r.Name, InUse: s.running(r.Key), Shared: images[r.Snapshot],
+			Size: r.Size, CreatedAt: r.Created, LastUsedAt: r.LastUsed, UsageCount: r.Uses,
+		}
+		if isRecord(r.Parent) {
+			u.Parents = []string{shortKey(r.Parent)}
+		}
+		out = append(out, u)
+	}
+	mounts, err := s.cacheMounts(ctx)
+	out = append(out, mounts...)
+	slices.SortFunc(out, func(a, b Usage) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(a.ID, b.ID))
+	})
+	return out, err
+}
+
+func shortKey(k string) string { return strings.TrimPrefix(k, "sha256:")[:25] }
+
+// imageChains are the snapshots that images refer to.
+func (s *Service) imageChains(ctx context.Context) map[string]bool {
+	out := map[string]bool{}
+	infos, err := s.sup.ContentInfos(ctx, `labels."containerd.io/gc.ref.snapshot.`+s.images.Snapshotter()+`"`)
+	if err != nil {
+		return out // only a remark depends on it
+	}
+	for _, i := range infos {
+		for k, v := range i.Labels {
+			if strings.HasPrefix(k, "containerd.io/gc.ref.snapshot.") {
+				out[v] = true
+			}
+		}
+	}
+	return out
+}
+
+// cacheMounts lists the directories of RUN --mount=type=cache.
+func (s *Service) cacheMounts(ctx context.Context) ([]Usage, error) {
+	ids, err := filepath.Glob(filepath.Join(s.cacheDir(), "*.id"))
+	if err != nil {
+		return nil, err
+	}
+	var out []Usage
+	for _, file := range ids {
+		id, err := os.ReadFile(file)
+		if err != nil {
+			return out, err
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return out, err
+		}
+		dir := strings.TrimSuffix(file, ".id")
+		_, size, err := tree.Usage(ctx, dir)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, Usage{
+			ID: filepath.Base(dir), Type: cacheMountType, Description: "cached mount " + string(id), Size: size,
+			InUse: s.running("cache:" + filepath.Base(dir)), CreatedAt: info.ModTime().UTC(), LastUsedAt: info.ModTime().UTC(),
+		})
+	}
+	return out, nil
+}
+
+// PruneRequest says what of the cache goes.
+type PruneRequest struct {
+	All   bool      // also what is still the newest of its kind; without, only what no image shares
+	Keep  int64     // bytes that may stay; zero for none
+	Until time.Time // only what was last used before; zero for any
+	IDs   []string  // only these; none for any
+	Types []string  // only these; none for any
+
+	auto bool // after a build: cache mounts count, but stay until nothing else is left
+}
+
+// Pruned is what went.
+type Pruned struct {
+	IDs       []string
+	Reclaimed int64
+}
+
+// Prune removes what of the cache is not in use, the least recently used first, until no
+// more than Keep bytes are left.
+func (s *Service) Prune(ctx context.Context, r PruneRequest) (Pruned, error) {
+	return s.pruned(ctx, r)
+}
+
+func (s *Service) prune(ctx context.Context, r PruneRequest) error {
+	_, err := s.pruned(ctx, r)
+	return err
+}
+
+func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
+	var out Pruned
+	all, err := s.cache.all()
+	if err != nil {
+		return out, err
+	}
+	total := int64(0)
+	for _, rec := range all {
+		total += rec.Size
+	}
+	if r.auto && total <= r.Keep {
+		return out, nil
+	}
+	mounts, err := s.cacheMounts(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, m := range mounts {
+		total += m.Size
+	}
+	left := total
+	// Leaves first: a record goes only when nothing is built upon it.
+	for {
+		gone := map[string]bool{}
+		for _, rec := range leaves(all) {
+			if left <= r.Keep && r.Keep > 0 {
+				break
+			}
+			if s.running(rec.Key) || !r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
+				continue
+			}
+			removed, err := s.drop(ctx, rec, all)
+			if err != nil {
+				return out, err
+			}
+			if !removed {
+				continue
+			}
+			gone[rec.Key] = true
+			left -= rec.Size
+			out.IDs, out.Reclaimed = append(out.IDs, shortKey(rec.Key)), out.Reclaimed+rec.Size
+		}
+		if err := s.cache.forget(gone); err != nil {
+			return out, err
+		}
+		for k := range gone {
+			delete(all, k)
+		}
+		if len(gone) == 0 {
+			break
+		}
+	}
+	for _, m := range mounts {
+		if m.InUse || left <= r.Keep && r.Keep > 0 || !r.wants(m.ID, m.Type, m.LastUsedAt) {
+			continue
+		}
+		dir := filepath.Join(s.cacheDir(), m.ID)
+		if err := errors.Join(os.RemoveAll(dir), os.Remove(dir+".id")); err != nil {
+			return out, fmt.Errorf("remove cache mount: %w", err)
+		}
+		left -= m.Size
+		out.IDs, out.Reclaimed = append(out.IDs, m.ID), out.Reclaimed+m.Size
+	}
+	return out, nil
+}
+
+func (r PruneRequest) wants(id, kind string, used time.Time) bool {
+	return (r.Until.IsZero() || used.Before(r.Until)) &&
+		(len(r.Types) == 0 || slices.Contains(r.Types, kind)) &&
+		(len(r.IDs) == 0 || slices.ContainsFunc(r.IDs, func(p string) bool { return strings.HasPrefix(id, p) }))
+}
+
+// leaves are the records that no other builds upon, the least recently used first.
+func leaves(all map[string]*Record) []*Record {
+	parents := map[string]bool{}
+	for _, r := range all {
+		parents[r.Parent] = true
+	}
+	var out []*Record
+	for _, r := range all {
+		if !parents[r.Key] {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Record) int {
+		return cmp.Or(a.LastUsed.Compare(b.LastUsed), strings.Compare(a.Key, b.Key))
+	})
+	return out
+}
+
+// drop gives a record's snapshot and layer to the supervisor's collector. It reports false
+// if something else needs the snapshot.
+func (s *Service) drop(ctx context.Context, rec *Record, all map[string]*Record) (bool, error) {
+	if rec.Layer != nil && !shared(all, rec, func(o *Record) bool {
+		return o.Layer != nil && o.Layer.Descriptor.Digest == rec.Layer.Descriptor.Digest
+	}) {
+		if err := s.unroot(ctx, rec.Layer.Descriptor.Digest); err != nil {
+			return false, err
+		}
+	}
+	if !rec.Own {
+		return true, nil
+	}
+	err := s.sup.UnlabelSnapshot(ctx, s.images.Snapshotter(), rec.Snapshot, "containerd.io/gc.root", labelBuild)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return false, fmt.Errorf("release snapshot %s: %w", rec.Snapshot, err)
+	}
+	return true, nil
+}
+
+func (s *Service) unroot(ctx context.Context, d digest.Digest) error {
+	err := s.sup.LabelContent(ctx, d, map[string]string{"containerd.io/gc.root": "", labelBuild: ""})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("release layer %s: %w", d, err)
+	}
+	return nil
+}
+
+// shared reports whether another record fits.
+func shared(all map[string]*Record, rec *Record, fits func(*Record) bool) bool {
+	for _, o := range all {
+		if o.Key != rec.Key && fits(o) {
+			return true
+		}
+	}
+	return false
+}

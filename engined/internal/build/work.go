@@ -1,0 +1,384 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/files"
+	"strata/engined/internal/supervisor"
+	"strata/pkg/cleanup"
+	"strata/pkg/ctxlog"
+	"strata/pkg/identifiers"
+	"strata/pkg/linux/mount"
+	"strata/pkg/manifest"
+)
+
+// definition is what a vertex says by itself, without what it builds upon.
+func (b *builder) definition(v *dockerfile.Vertex) string {
+	type mountDef struct {
+		Type, Source, Target, ID, Env string
+		ReadOnly                      bool
+		Size                          int64
+	}
+	var def any
+	switch {
+	case v.Run != nil:
+		r := *v.Run
+		r.Env = slices.DeleteFunc(slices.Clone(r.Env), func(kv string) bool {
+			k, _, _ := strings.Cut(kv, "=")
+			return slices.Contains(r.Hides, k)
+		})
+		var mounts []mountDef
+		for _, m := range r.Mounts {
+			mounts = append(mounts, mountDef{string(m.Type), m.Source, m.Target, m.ID, m.Env, m.ReadOnly, m.Size})
+		}
+		def = []any{"run", r.Args, r.Env, r.User, r.Dir, mounts, r.Files, r.Network, r.Insecure, b.r.Network, b.r.ExtraHosts}
+	case v.Copy != nil:
+		c := v.Copy
+		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.Files}
+	case v.Mkdir != nil:
+		def = []any{"mkdir", v.Mkdir}
+	}
+	raw, err := json.Marshal(def)
+	if err != nil {
+		panic("internal error: definition of a vertex: " + err.Error())
+	}
+	return string(raw) + b.r.Args["SOURCE_DATE_EPOCH"]
+}
+
+// plainKey is known before anything is made; "" if it cannot be.
+func (b *builder) plainKey(ctx context.Context, v *dockerfile.Vertex) (string, error) {
+	b.mu.Lock()
+	k, ok := b.plain[v]
+	b.mu.Unlock()
+	if ok {
+		return k, nil
+	}
+	k, err := b.makePlainKey(ctx, v)
+	if err != nil {
+		return "", err
+	}
+	b.mu.Lock()
+	b.plain[v] = k
+	b.mu.Unlock()
+	return k, nil
+}
+
+func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (string, error) {
+	if v.Parent == nil {
+		if v.Image == nil || v.Image.ChainID == "" {
+			return "scratch", nil
+		}
+		return imageKey(v.Image), nil
+	}
+	parts := []string{"plain", b.definition(v)}
+	for _, in := range append([]*dockerfile.Vertex{v.Parent}, v.Inputs()...) {
+		k, err := b.plainKey(ctx, in)
+		if err != nil {
+			return "", located(in, err)
+		}
+		if k == "" {
+			return "", nil
+		}
+		parts = append(parts, k)
+	}
+	switch {
+	case v.Copy != nil && len(v.Copy.URLs) > 0:
+		if v.Copy.Checksum == "" {
+			return "", nil
+		}
+		parts = append(parts, v.Copy.URLs[0], v.Copy.Checksum.String())
+	case v.Copy != nil && v.Copy.From != nil:
+		parts = append(parts, fmt.Sprintf("%q", v.Copy.Sources))
+	case v.Copy != nil:
+		_, d, err := b.fromContext(ctx, v.Copy)
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, d.String())
+	}
+	d, err := b.contextMounts(ctx, v)
+	return key(append(parts, d)...), err
+}
+
+// fromContext selects the files of a COPY or ADD from the build context.
+func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) ([]files.Item, digest.Digest, error) {
+	items, err := files.Select(b.r.Context, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
+	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
+		return nil, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	d, err := files.Digest(ctx, b.r.Context, items)
+	return items, d, err
+}
+
+// contextMounts says what is in the parts of the build context that a RUN mounts.
+func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (string, error) {
+	if v.Run == nil {
+		return "", nil
+	}
+	var out []string
+	for _, m := range v.Run.Mounts {
+		if m.Type != dockerfile.MountBind || !m.FromContext {
+			continue
+		}
+		items, err := files.Select(b.r.Context, files.Wish{Sources: []string{m.Source}})
+		if err != nil {
+			return "", fmt.Errorf("bind mount: %w", err)
+		}
+		d, err := files.Digest(ctx, b.r.Context, items)
+		if err != nil {
+			return "", err
+		}
+		out = append(out, d.String())
+	}
+	return strings.Join(out, " "), nil
+}
+
+// work is a vertex whose inputs are solved.
+type work struct {
+	v      *dockerfile.Vertex
+	parent *Record
+	inputs []*Record
+	key    string // content key
+	items  []files.Item
+	tree   files.Tree
+	undo   cleanup.Stack
+}
+
+func (w *work) close() { w.undo.Clean() }
+
+// prepare finds the content key of v and what it takes.
+func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Record, inputs []*Record) (*work, error) {
+	w := &work{v: v, parent: parent, inputs: inputs}
+	parts := []string{"content", b.definition(v), parent.Key}
+	switch {
+	case v.Copy != nil && len(v.Copy.URLs) > 0:
+		d, err := b.fetchAll(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, d.String())
+	case v.Copy != nil && v.Copy.From != nil:
+		d, err := b.fromVertex(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, d.String())
+	case v.Copy != nil:
+		items, d, err := b.fromContext(ctx, v.Copy)
+		if err != nil {
+			return nil, err
+		}
+		w.items, w.tree = items, b.r.Context
+		parts = append(parts, d.String())
+	default:
+		for _, in := range inputs {
+			parts = append(parts, in.Key)
+		}
+	}
+	d, err := b.contextMounts(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	parts = append(parts, d)
+	if b.r.NoCache {
+		parts = append(parts, identifiers.New())
+	}
+	w.key = key(parts...)
+	return w, nil
+}
+
+// fromVertex selects the files of a COPY --from: its filesystem stays mounted until the
+// work is closed.
+func (b *builder) fromVertex(ctx context.Context, w *work) (digest.Digest, error) {
+	root, unmount, err := b.s.mountView(ctx, w.inputs[0].Snapshot)
+	if err != nil {
+		return "", err
+	}
+	w.undo.Add(unmount)
+	tree, err := files.OpenRoot(root)
+	if err != nil {
+		return "", err
+	}
+	w.undo.Add(func() { _ = tree.Close() }) // only a descriptor
+	c := w.v.Copy
+	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
+	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
+		return "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+	}
+	if err != nil {
+		return "", err
+	}
+	w.items, w.tree = items, tree
+	return files.Digest(ctx, tree, items)
+}
+
+// rootLabels keep what a record needs from the supervisor's collector.
+func rootLabels() map[string]string {
+	return map[string]string{labelBuild: "true", "containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
+}
+
+func layerOptions(epoch time.Time) supervisor.LayerOptions {
+	return supervisor.LayerOptions{MediaType: ocispec.MediaTypeImageLayerGzip, Epoch: epoch, Labels: rootLabels()}
+}
+
+// emptyLayer is the diff id of a tar without entries: 1024 zero bytes.
+var emptyLayer = digest.FromBytes(make([]byte, 1024))
+
+// make makes a vertex and keeps its record.
+func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, err error) {
+	start := time.Now()
+	defer func() {
+		if err != nil {
+			b.report(w.v, Ending{Err: err, Took: time.Since(start)})
+		}
+	}()
+	if ctx, err = b.leased(ctx); err != nil {
+		return nil, err
+	}
+	active := "build-" + identifiers.Short(identifiers.New())
+	release := b.s.hold(active)
+	defer release()
+	snapshotter := b.s.images.Snapshotter()
+	mounts, err := b.s.sup.PrepareSnapshot(ctx, snapshotter, active, w.parent.Snapshot, rootLabels())
+	if err != nil {
+		return nil, fmt.Errorf("prepare snapshot: %w", err)
+	}
+	var undo cleanup.Stack
+	defer undo.Clean()
+	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
+	now := time.Now().UTC()
+	rec := &Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
+	changed, err := b.perform(ctx, w, mounts)
+	if err != nil {
+		return nil, err
+	}
+	if changed {
+		if err := b.commit(ctx, w, rec, active, mounts); err != nil {
+			return nil, err
+		}
+	}
+	if rec.Own {
+		undo.Release() // the active snapshot is the committed one now
+	}
+	keys := []string{}
+	if plain != "" {
+		keys = append(keys, plain)
+	}
+	if err := b.s.cache.put(rec, keys...); err != nil {
+		return nil, err
+	}
+	b.report(w.v, Ending{Key: rec.Key, Took: time.Since(start)})
+	return rec, nil
+}
+
+func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (changed bool, err error) {
+	switch {
+	case w.v.Run != nil:
+		return true, b.run(ctx, w, mounts)
+	case w.v.Copy != nil:
+		b.o.Started(w.v, "")
+		return true, b.place(ctx, w, mounts)
+	}
+	b.o.Started(w.v, "")
+	err = mount.WithTemp(ctx, mounts, func(root string) error {
+		owner, err := ownerOf(root, w.v.Mkdir.User)
+		if err == nil {
+			changed, err = files.Mkdir(ctx, root, w.v.Mkdir.Path, owner)
+		}
+		return err
+	})
+	return changed, err
+}
+
+// commit makes the active snapshot a result: with its layer, and under the name that an
+// image's snapshot has, if it is part of the target.
+func (b *builder) commit(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
+	snapshotter := b.s.images.Snapshotter()
+	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(w.key, "sha256:")[:12]
+	if w.v.Exported {
+		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
+		if err != nil {
+			return err
+		}
+		if l.DiffID == emptyLayer {
+			return nil
+		}
+		rec.Layer = &l
+		chain, err := b.chainOf(ctx, w, l)
+		if err != nil {
+			return err
+		}
+		err = b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
+		if err == nil {
+			name = ""
+			rec.Snapshot = chain
+		} else if !errdefs.IsAlreadyExists(err) {
+			return fmt.Errorf("commit snapshot: %w", err)
+		}
+	}
+	if name != "" {
+		if err := b.s.sup.CommitSnapshot(ctx, snapshotter, name, active, rootLabels()); err != nil {
+			return fmt.Errorf("commit snapshot: %w", err)
+		}
+		rec.Snapshot = name
+	}
+	rec.Own, rec.Unchanged = true, false
+	size, err := b.s.sup.SnapshotUsage(ctx, snapshotter, rec.Snapshot)
+	if err != nil {
+		ctxlog.From(ctx).Warn("size of a build record is not known", ctxlog.Error, err)
+	}
+	rec.Size = size
+	return nil
+}
+
+// chainOf returns the chain id of w's result.
+func (b *builder) chainOf(ctx context.Context, w *work, l Layer) (string, error) {
+	below, err := b.layersOf(ctx, w.v.Parent, w.parent)
+	if err != nil {
+		return "", err
+	}
+	var ids []digest.Digest
+	for _, x := range append(below, l) {
+		ids = append(ids, x.DiffID)
+	}
+	chain := manifest.ChainIDs(ids)
+	return chain[len(chain)-1].String(), nil
+}
+
+// dropSnapshot removes a snapshot that is of no use.
+func (s *Service) dropSnapshot(ctx context.Context, name string) {
+	ctx, done := cleanup.Context(ctx)
+	defer done()
+	if err := s.sup.RemoveSnapshot(ctx, s.images.Snapshotter(), name); err != nil && !errdefs.IsNotFound(err) {
+		ctxlog.From(ctx).Warn("snapshot of a build was not removed; the next start of the engine will", ctxlog.Snapshot, name, ctxlog.Error, err)
+	}
+}
+
+// view calls fn with how to mount a committed snapshot read-only; "" gives none.
+func (s *Service) view(ctx context.Context, name string, fn func([]mount.Mount) error) error {
+	if name == "" {
+		return fn(nil)
+	}
+	k := "build-view-" + identifiers.Short(identifiers.New())
+	defer s.hold(k)()
+	mounts, err := s.sup.ViewSnapshot(ctx, s.images.Snapshotter(), k, name, rootLabels())
+	if err != nil {
+		return fmt.Errorf("view snapshot: %w", err)
+	}
+	defer s.dropSnapshot(ctx, k)
+	return fn(mounts)
+}

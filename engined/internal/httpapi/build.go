@@ -1,0 +1,307 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	apibuild "github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/container"
+
+	"strata/engined/internal/build"
+	"strata/engined/internal/filters"
+	"strata/engined/internal/images"
+	"strata/pkg/api"
+	"strata/pkg/registry"
+)
+
+// buildAPI serves the classic builder's routes.
+type buildAPI struct {
+	builder *build.Service
+}
+
+func (a buildAPI) routes() []route {
+	if a.builder == nil {
+		return []route{
+			absent("POST /build", http.StatusNotImplemented, "build: not implemented"),
+			absent("POST /build/prune", http.StatusNotImplemented, "build: not implemented"),
+		}
+	}
+	return []route{
+		{http.MethodPost, "/build", a.build},
+		{http.MethodPost, "/build/prune", a.prune},
+		{http.MethodPost, "/build/cancel", a.cancel},
+		{http.MethodGet, "/build/usage", a.usage},
+		absent("POST /session", http.StatusNotImplemented, "BuildKit sessions: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
+		absent("POST /grpc", http.StatusNotImplemented, "BuildKit's protocol: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
+	}
+}
+
+// maxPadding bounds what may follow a context's archive, in bytes.
+const maxPadding = 64 << 20
+
+// maxSecrets bounds what comes in the header of secrets, decoded, in bytes.
+const maxSecrets = 512 << 10
+
+func (a buildAPI) build(w http.ResponseWriter, r *request) error {
+	req, err := buildRequest(r)
+	if err != nil {
+		return err
+	}
+	out := newProgressStream(w, r)
+	if req.Context, err = a.builder.Receive(r.Body); err != nil {
+		return err
+	}
+	defer func() { _ = req.Context.Close() }() // only a descriptor
+	// Behind the archive's end may be padding. Only when the body has ended does the server
+	// notice that a client hangs up.
+	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
+		return fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	story := newBuildStory(out, r)
+	img, err := a.builder.Build(r.Context(), req, story)
+	story.finish(err)
+	if err != nil {
+		return out.endBuild(err)
+	}
+	story.built(img.ID.String())
+	for _, t := range req.Tags {
+		story.say("Successfully tagged " + images.Familiar(t) + "\n")
+	}
+	if r.Bool("q") {
+		out.write(progressMessage{Stream: img.ID.String() + "\n"})
+	}
+	return out.end(nil)
+}
+
+// endBuild is end for errors of builds: those of a command have its exit code, and those
+// with a place say so.
+func (p *progressStream) endBuild(err error) error {
+	p.mu.Lock()
+	began := p.began
+	p.mu.Unlock()
+	code := 0
+	if ce, ok := errors.AsType[*build.CommandError](err); ok {
+		code = ce.Code
+	} else if !began {
+		return err
+	}
+	text := message(err)
+	p.write(progressMessage{Error: &progressError{Code: code, Message: text}, Message: text})
+	return nil
+}
+
+// buildRequest reads the query and the headers.
+func buildRequest(r *request) (build.Request, error) {
+	q := r.URL.Query()
+	req := build.Request{
+		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), Platform: strings.ToLower(q.Get("platform")), NoCache: r.Bool("nocache"), Pull: r.Bool("pull"),
+		Network: q.Get("networkmode"), ExtraHosts: q["extrahosts"], Args: map[string]string{},
+	}
+	if remote := q.Get("remote"); remote != "" && remote != "client-session" {
+		return req, fmt.Errorf("build from remote %q: %w", remote, errdefs.ErrNotImplemented)
+	} else if remote != "" || q.Get("version") == "2" {
+		return req, fmt.Errorf("BuildKit's build by session; set DOCKER_BUILDKIT=0 or use \"engine build\": %w", errdefs.ErrNotImplemented)
+	}
+	if r.Bool("squash") {
+		return req, fmt.Errorf("squash: %w", errdefs.ErrNotImplemented)
+	}
+	if o := q.Get("outputs"); o != "" && o != "null" && o != "[]" {
+		return req, fmt.Errorf("outputs: %w", errdefs.ErrNotImplemented)
+	}
+	for _, t := range q["t"] {
+		if t == "" {
+			continue
+		}
+		name, err := images.ParseName(t, "")
+		if err != nil {
+			return req, err
+		}
+		req.Tags = append(req.Tags, name.String())
+	}
+	args := map[string]*string{}
+	if err := queryJSON(q, "buildargs", &args); err != nil {
+		return req, err
+	}
+	for k, v := range args {
+		if v != nil {
+			req.Args[k] = *v
+		}
+	}
+	if err := queryJSON(q, "labels", &req.Labels); err != nil {
+		return req, err
+	}
+	var err error
+	if req.Resources, err = buildResources(q); err != nil {
+		return req, err
+	}
+	if v := q.Get("shmsize"); v != "" {
+		if req.ShmSize, err = strconv.ParseInt(v, 10, 64); err != nil {
+			return req, fmt.Errorf("shmsize %q: %w", v, errdefs.ErrInvalidArgument)
+		}
+	}
+	if req.Auth, err = registryConfig(r.Header.Get("X-Registry-Config")); err != nil {
+		return req, err
+	}
+	req.Secrets, err = secrets(r.Header.Get(api.SecretsHeader))
+	r.Header.Del(api.SecretsHeader)
+	return req, err
+}
+
+func queryJSON(q url.Values, name string, v any) error {
+	text := q.Get(name)
+	if text == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		return fmt.Errorf("%s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// buildResources are the limits of commands.
+func buildResources(q url.Values) (container.Resources, error) {
+	res := container.Resources{CpusetCpus: q.Get("cpusetcpus"), CpusetMems: q.Get("cpusetmems"), CgroupParent: q.Get("cgroupparent")}
+	for _, n := range []struct {
+		name string
+		to   *int64
+	}{
+		{"memory", &res.Memory}, {"memswap", &res.MemorySwap}, {"cpushares", &res.CPUShares}, {"cpuperiod", &res.CPUPeriod}, {"cpuquota", &res.CPUQuota},
+	} {
+		v := q.Get(n.name)
+		if v == "" {
+			continue
+		}
+		x, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return res, fmt.Errorf("%s %q: %w", n.name, v, errdefs.ErrInvalidArgument)
+		}
+		*n.to = x
+	}
+	return res, queryJSON(q, "ulimits", &res.Ulimits)
+}
+
+// registryConfig reads X-Registry-Config: credentials by registry.
+func registryConfig(header string) (func(string) images.Auth, error) {
+	if header == "" {
+		return nil, nil
+	}
+	raw, err := decodeBase64(header)
+	if err != nil {
+		return nil, fmt.Errorf("X-Registry-Config: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	var all map[string]struct {
+		Username, Password           string
+		Auth                         string
+		IdentityToken, RegistryToken string
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("X-Registry-Config: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return func(host string) images.Auth {
+		for name, c := range all {
+			name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
+			name, _, _ = strings.Cut(name, "/")
+			if name == host || host == "docker.io" && name == "index.docker.io" || registry.ServerName(name) == registry.ServerName(host) {
+				return images.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}
+			}
+		}
+		return images.Auth{}
+	}, nil
+}
+
+func decodeBase64(s string) ([]byte, error) {
+	if raw, err := base64.URLEncoding.DecodeString(s); err == nil {
+		return raw, nil
+	}
+	return base64.StdEncoding.DecodeString(s)
+}
+
+// secrets reads our own header: JSON of id to bytes, base64.
+func secrets(header string) (map[string][]byte, error) {
+	if header == "" {
+		return nil, nil
+	}
+	raw, err := decodeBase64(header)
+	if err == nil && len(raw) > 2*maxSecrets {
+		err = fmt.Errorf("more than %d bytes", maxSecrets)
+	}
+	out := map[string][]byte{}
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", api.SecretsHeader, errdefs.ErrInvalidArgument) // its content is not for messages
+	}
+	return out, nil
+}
+
+// cancel is for the session protocol; a classic build is cancelled by hanging up.
+func (a buildAPI) cancel(http.ResponseWriter, *request) error {
+	return fmt.Errorf("cancel of a build by id: %w", errdefs.ErrNotImplemented)
+}
+
+func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
+	list, err := buildCache(r.Context(), a.builder)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+// buildCache is the cache in the API's words.
+func buildCache(ctx context.Context, s *build.Service) ([]apibuild.CacheRecord, error) {
+	list, err := s.DiskUsage(ctx)
+	out := make([]apibuild.CacheRecord, 0, len(list))
+	for _, u := range list {
+		used := u.LastUsedAt
+		out = append(out, apibuild.CacheRecord{
+			ID: u.ID, Parents: u.Parents, Type: u.Type, Description: u.Description, InUse: u.InUse, Shared: u.Shared,
+			Size: u.Size, CreatedAt: u.CreatedAt, LastUsedAt: &used, UsageCount: u.UsageCount,
+		})
+	}
+	return out, err
+}
+
+type pruneBuildResponse struct {
+	CachesDeleted  []string
+	SpaceReclaimed int64
+}
+
+func (a buildAPI) prune(w http.ResponseWriter, r *request) error {
+	f, err := filters.Parse(r.Query("filters"), "until", "id", "type", "unused-for")
+	if err != nil {
+		return err
+	}
+	p := build.PruneRequest{All: r.Bool("all"), IDs: f["id"], Types: f["type"]}
+	for _, name := range []string{"keep-storage", "reserved-space"} {
+		if v := r.Query(name); v != "" {
+			if p.Keep, err = units.RAMInBytes(v); err != nil {
+				return fmt.Errorf("%s %q: %w", name, v, errdefs.ErrInvalidArgument)
+			}
+		}
+	}
+	for _, v := range append(slices.Clone(f["until"]), f["unused-for"]...) {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < 0 {
+			return fmt.Errorf("until %q: want a duration, as in 24h: %w", v, errdefs.ErrInvalidArgument)
+		}
+		p.Until = time.Now().Add(-d)
+	}
+	done, err := a.builder.Prune(r.Context(), p)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, pruneBuildResponse{done.IDs, done.Reclaimed})
+}

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"strata/engined/internal/networks"
 	"strata/engined/internal/spec"
 	"strata/engined/internal/store"
+	"strata/pkg/names"
 )
 
 // networkRequest is the container's whole network wish.
@@ -22,6 +24,7 @@ func (s *Service) networkRequest(d *store.Definition) (networks.Request, error) 
 	r := networks.Request{
 		ContainerID: d.ID, ContainerName: d.Name, Hostname: d.Config.Hostname, Domainname: d.Config.Domainname,
 		Dir: s.dir(d.ID), DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,
+		Resolver: d.Runtime == shimRuntime, Services: services(d),
 	}
 	for _, l := range h.Links {
 		name, alias, ok := strings.Cut(l, ":")
@@ -111,6 +114,27 @@ func portMappings(d *store.Definition) ([]networks.PortMapping, error) {
 		return strings.Compare(fmt.Sprintf("%05d/%s/%s/%05d", a.ContainerPort, a.Proto, a.HostIP, a.HostPort), fmt.Sprintf("%05d/%s/%s/%05d", b.ContainerPort, b.Proto, b.HostIP, b.HostPort))
 	})
 	return out, nil
+}
+
+// services are the ports that are exposed or published.
+func services(d *store.Definition) []names.Service {
+	var out []names.Service
+	add := func(p network.Port) {
+		s := names.Service{Proto: string(p.Proto()), Port: p.Num()}
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	for p := range d.Config.ExposedPorts {
+		add(p)
+	}
+	for p := range d.Host.PortBindings {
+		add(p)
+	}
+	slices.SortFunc(out, func(a, b names.Service) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), strings.Compare(a.Proto, b.Proto))
+	})
+	return out
 }
 
 // shareNetwork uses the network of another container, which must run.

@@ -361,7 +361,7 @@ func (s *Service) joinNetwork(ctx context.Context, d *store.Definition) (spec.Ne
 	if err != nil {
 		return spec.Network{}, err
 	}
-	return s.networkFiles(d, d.ID, spec.Network{NetnsPath: sb.NetnsPath, Host: r.Mode == networks.NetworkHost}), nil
+	return s.networkFiles(d, d.ID, spec.Network{NetnsPath: sb.NetnsPath, NamesPath: sb.NamesPath, Host: r.Mode == networks.NetworkHost}), nil
 }
 
 // stepTimer measures the steps of a start; they may run side by side.

@@ -103,7 +103,7 @@ func (m *Manager) connect(ctx context.Context, sb *sandbox, r EndpointRequest) (
 		return Endpoint{}, err
 	}
 	undo.Release()
-	m.peersChanged([]Endpoint{e})
+	m.peersChanged(ctx, []Endpoint{e})
 	return e, m.writeOwnNames(sb, before)
 }
 
@@ -173,7 +173,7 @@ func (m *Manager) Disconnect(ctx context.Context, containerID, ref string) (atta
 	}
 	err = m.unplug(sb, gone, before)
 	m.release("", &sandbox{endpoints: []Endpoint{gone}})
-	m.peersChanged([]Endpoint{gone})
+	m.peersChanged(ctx, []Endpoint{gone})
 	m.show(sb)
 	m.announce(gone, containerID, "disconnect")
 	return true, errors.Join(err, m.writeOwnNames(sb, before))
@@ -199,7 +199,7 @@ func (m *Manager) unplug(sb *sandbox, gone Endpoint, before []Endpoint) error {
 }
 
 // Rename makes the names of peers follow a container's new name.
-func (m *Manager) Rename(_ context.Context, containerID, name string) error {
+func (m *Manager) Rename(ctx context.Context, containerID, name string) error {
 	unlock := m.locks.Lock(containerID)
 	defer unlock()
 	m.mu.Lock()
@@ -219,6 +219,6 @@ func (m *Manager) Rename(_ context.Context, containerID, name string) error {
 	sb.endpoints = endpoints
 	m.mu.Unlock()
 	m.show(sb)
-	m.peersChanged(endpoints)
+	m.peersChanged(ctx, endpoints)
 	return m.save(sb)
 }

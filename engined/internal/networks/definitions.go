@@ -384,6 +384,9 @@ func (m *Manager) Remove(ctx context.Context, ref string) error {
 			ctxlog.From(ctx).Warn("network was removed, but its parent interface is left", ctxlog.Network, n.Name, ctxlog.Error, err)
 		}
 	}
+	if err := m.forgetMembers(n); err != nil {
+		ctxlog.From(ctx).Warn("network was removed, but its file of names is left until the engine starts again", ctxlog.Network, n.Name, ctxlog.Error, err)
+	}
 	ctxlog.From(ctx).Info("network removed", ctxlog.Network, n.Name)
 	m.publish(n.Network, "destroy", nil)
 	return nil

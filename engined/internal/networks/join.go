@@ -65,6 +65,7 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 	if err := m.allocate(sb); err != nil {
 		return nil, err
 	}
+	sb.request.Resolver = r.Resolver && slices.ContainsFunc(sb.endpoints, named)
 	undo.Add(func() { m.release(r.ContainerID, sb) })
 	// The intent: whoever finds this record knows what to undo.
 	if err := m.save(sb); err != nil {
@@ -103,7 +104,7 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 	// Point of no return: the record says ready.
 	failpoint.Pass("networks/join/ready")
 	undo.Release()
-	m.peersChanged(sb.endpoints)
+	m.peersChanged(ctx, sb.endpoints)
 	return sb, nil
 }
 
@@ -383,7 +384,7 @@ func (m *Manager) leave(ctx context.Context, containerID string) error {
 	failpoint.Pass("networks/leave/unplugged")
 	m.view.Delete(containerID)
 	m.release(containerID, sb)
-	m.peersChanged(sb.endpoints)
+	m.peersChanged(ctx, sb.endpoints)
 	for _, e := range sb.endpoints {
 		m.announce(e, containerID, "disconnect")
 	}

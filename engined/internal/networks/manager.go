@@ -51,9 +51,11 @@ type network struct {
 
 	index    atomic.Int64 // of the bridge
 	bridging sync.Mutex   // held while the bridge is made
+	naming   sync.Mutex   // held while the file of names is written
 	// Guarded by Manager.mu:
-	stale   bool // the hosts files of members do not name all members
-	retired bool // being removed: nobody may join
+	stale    bool // the hosts files of members do not name all members
+	outdated bool // the file of names does not
+	retired  bool // being removed: nobody may join
 }
 
 // New opens the definitions in db, learns the sandboxes below cfg.ExecRoot again, makes
@@ -68,7 +70,7 @@ func New(ctx context.Context, db *bolt.DB, cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{cfg.netnsDir(), cfg.sandboxDir()} {
+	for _, dir := range []string{cfg.netnsDir(), cfg.sandboxDir(), cfg.namesDir("containers"), cfg.namesDir("networks")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("networks: %w", err)
 		}
@@ -99,6 +101,7 @@ func (m *Manager) open(ctx context.Context) error {
 	if err := m.relearn(ctx); err != nil {
 		return err
 	}
+	m.openNames(ctx)
 	for _, n := range m.sorted() {
 		var err error
 		switch {
@@ -120,7 +123,7 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 	if !m.cfg.IPTables {
 		return nil
 	}
-	m.firewall = firewall.New(firewall.Config{Table: m.cfg.FirewallTable, GuardForward: m.guardForward(), SkipLoopback6: bridge.Filtered(true)})
+	m.firewall = firewall.New(firewall.Config{Table: m.cfg.FirewallTable, GuardForward: m.guardForward(), RespectHost: m.cfg.RespectHost, SkipLoopback6: bridge.Filtered(true)})
 	var want firewall.Change
 	for _, n := range m.sorted() {
 		if n.Driver == DriverBridge && !n.ConfigOnly {
@@ -136,8 +139,8 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 	if err := m.firewall.Restore(ctx); err != nil {
 		return err
 	}
-	for _, w := range firewall.Obstacles() {
-		ctxlog.From(ctx).Warn("another program's firewall rules stop containers' packets", "rule", w.Rule, "remedy", w.Remedy(m.cfg.BridgeName))
+	for _, o := range m.Obstacles() {
+		ctxlog.From(ctx).Warn("another program's firewall rules stop containers' packets; our table cannot overrule them", "rule", o.Rule, "remedy", o.Remedy)
 	}
 	return nil
 }

@@ -46,10 +46,13 @@ func validName(name string) bool {
 func (m *Manager) writeFiles(sb *sandbox) error {
 	dir := sb.request.Dir
 	if dir == "" {
-		return nil
+		return m.writeNames(sb)
 	}
 	own, err := m.ownLines(sb)
 	if err != nil {
+		return err
+	}
+	if err := m.writeNames(sb); err != nil {
 		return err
 	}
 	peers := m.peerLines(sb)
@@ -165,7 +168,7 @@ func (m *Manager) linkLines(sb *sandbox) ([]etcfiles.Line, error) {
 		if !ok {
 			alias = ref
 		}
-		peer, endpoints, ok := m.named(ref)
+		peer, endpoints, ok := m.byRef(ref)
 		if !ok {
 			return nil, fmt.Errorf("Cannot link to a non running container: /%s AS /%s/%s: %w", ref, sb.request.ContainerName, alias, errdefs.ErrInvalidArgument) //nolint:staticcheck // dockerd's words
 		}
@@ -178,9 +181,9 @@ func (m *Manager) linkLines(sb *sandbox) ([]etcfiles.Line, error) {
 	return out, nil
 }
 
-// named finds a sandbox by the container's name, or by its id or the beginning of it, and
+// byRef finds a sandbox by the container's name, or by its id or the beginning of it, and
 // returns what its peers may know of it.
-func (m *Manager) named(ref string) (r Request, endpoints []Endpoint, ok bool) {
+func (m *Manager) byRef(ref string) (r Request, endpoints []Endpoint, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ref = strings.TrimPrefix(ref, "/")
@@ -204,16 +207,17 @@ func linesFor(e Endpoint, names ...string) []etcfiles.Line {
 }
 
 // peerLines name everybody on the container's user-defined networks, itself included, and
-// its links there.
-//
-// Until the shim answers DNS in the container (issue 3), these lines are how names resolve:
-// with both daemons dead, they still do.
+// its links there. They are how names resolve under a shim that answers no DNS: with both
+// daemons dead, they still do.
 func (m *Manager) peerLines(sb *sandbox) []etcfiles.Line {
+	if sb.request.Resolver {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []etcfiles.Line
 	for _, mine := range sb.endpoints {
-		if mine.DNSNames == nil {
+		if !named(mine) {
 			continue
 		}
 		links := linkAliases(mine.Links)
@@ -241,13 +245,19 @@ func linkAliases(links []string) map[string][]string {
 	return out
 }
 
-// peersChanged has the hosts files of everybody on the endpoints' networks brought up to
-// date, soon and in the background.
-func (m *Manager) peersChanged(endpoints []Endpoint) {
+// peersChanged makes everybody on the endpoints' networks see who is there: by DNS when it
+// returns, in hosts files soon and in the background.
+func (m *Manager) peersChanged(ctx context.Context, endpoints []Endpoint) {
+	m.outdate(endpoints)
+	m.tellMembers(ctx, endpoints)
+}
+
+// outdate marks the endpoints' networks as ones whose names are not right everywhere.
+func (m *Manager) outdate(endpoints []Endpoint) {
 	m.mu.Lock()
 	for _, e := range endpoints {
-		if n := m.networks[e.NetworkID]; n != nil && e.DNSNames != nil {
-			n.stale = true
+		if n := m.networks[e.NetworkID]; n != nil && named(e) {
+			n.stale, n.outdated = true, true
 		}
 	}
 	m.mu.Unlock()
@@ -321,7 +331,7 @@ func (m *Manager) updatePeers(sb *sandbox) error {
 // writeOwnNames makes a running container's own lines follow a change of its endpoints.
 func (m *Manager) writeOwnNames(sb *sandbox, before []Endpoint) error {
 	if sb.request.Dir == "" {
-		return nil
+		return m.writeNames(sb)
 	}
 	sb.filesMu.Lock()
 	err := etcfiles.Edit(filepath.Join(sb.request.Dir, hostsFile), func(file []byte) []byte {
@@ -331,20 +341,21 @@ func (m *Manager) writeOwnNames(sb *sandbox, before []Endpoint) error {
 	if err != nil {
 		return err
 	}
+	if err := m.writeNames(sb); err != nil {
+		return err
+	}
 	return m.updatePeers(sb)
 }
 
 // resolvConf renders a container's resolv.conf.
 func (m *Manager) resolvConf(sb *sandbox) ([]byte, error) {
-	path := m.cfg.hostFile("/etc/resolv.conf", m.cfg.HostFiles.ResolvConf)
-	data, err := os.ReadFile(path)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("read the host's resolv.conf: %w", err)
+	host, wish, data, err := m.resolvers(sb)
+	if err != nil {
+		return nil, err
 	}
-	host := etcfiles.ParseResolv(data)
-	own := etcfiles.Resolver{Servers: sb.request.DNS, Search: sb.request.DNSSearch, Options: sb.request.DNSOptions}
-	engine := etcfiles.Resolver{Servers: m.cfg.DNS, Search: m.cfg.DNSSearch, Options: m.cfg.DNSOptions}
-	wish := engine.Override(own)
+	if sb.request.Resolver {
+		return ownResolvConf(host, wish), nil
+	}
 	if sb.request.Mode == NetworkHost {
 		if len(wish.Servers)+len(wish.Search)+len(wish.Options) == 0 {
 			return data, nil

@@ -3,6 +3,8 @@ package networks
 import (
 	"net"
 	"net/netip"
+
+	"strata/pkg/names"
 )
 
 // Request is the whole network wish of one container.
@@ -22,7 +24,11 @@ type Request struct {
 	DNSSearch  []string
 	DNSOptions []string
 	ExtraHosts []string // "name:IP", "name:host-gateway"
-	Links      []string // "container:alias", default bridge only
+	// Resolver says that the container's shim answers DNS from the file Sandbox.NamesPath.
+	// Without, names of peers are written into the hosts file.
+	Resolver bool
+	Services []names.Service // for SRV queries: the ports that are published or exposed
+	Links    []string        // "container:alias", default bridge only
 }
 
 // EndpointRequest is the wish to be on one network. Zero values are chosen by the engine.
@@ -75,6 +81,7 @@ type Endpoint struct {
 type Sandbox struct {
 	ContainerID string
 	NetnsPath   string // "" for host
+	NamesPath   string // of a names.File for the shim; "" without Request.Resolver or names
 	Endpoints   []Endpoint
 	Ports       []PortMapping
 }

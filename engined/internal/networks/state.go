@@ -61,6 +61,9 @@ func (m *Manager) save(sb *sandbox) error {
 // show makes a sandbox visible to readers. Preconditions: the container's lock is held.
 func (m *Manager) show(sb *sandbox) Sandbox {
 	box := Sandbox{ContainerID: sb.request.ContainerID, Endpoints: sb.endpoints, Ports: sb.mapped}
+	if sb.request.Resolver {
+		box.NamesPath = m.cfg.namesPath(sb.request.ContainerID)
+	}
 	if sb.request.Mode != NetworkHost {
 		box.NetnsPath = m.cfg.netnsPath(sb.request.ContainerID)
 	}
@@ -135,7 +138,7 @@ func (m *Manager) relearnOne(ctx context.Context, containerID string) error {
 	sb.mapped = r.Ports
 	m.sandboxes[containerID] = sb
 	m.show(sb)
-	m.peersChanged(sb.endpoints) // the earlier process may have died before it told everybody
+	m.outdate(sb.endpoints) // the earlier process may have died before it told everybody
 	return nil
 }
 
@@ -161,7 +164,7 @@ func (m *Manager) loadPeers(containerID string) []etcfiles.Line {
 
 // forgetRecord removes what is on tmpfs about a sandbox, the record last.
 func (m *Manager) forgetRecord(containerID string) error {
-	for _, path := range []string{m.peersPath(containerID), m.recordPath(containerID)} {
+	for _, path := range []string{m.peersPath(containerID), m.cfg.namesPath(containerID), m.recordPath(containerID)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget sandbox: %w", err)
 		}

@@ -2,11 +2,14 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"strata/pkg/names"
 )
 
 // Request is everything that a spec is made of.
@@ -37,6 +40,8 @@ type Network struct {
 	Domainname string
 	// Files to bind on /etc/hostname, /etc/hosts and /etc/resolv.conf; "" for none.
 	HostnamePath, HostsPath, ResolvConfPath string
+	// NamesPath is the file that the shim answers DNS from; "" if it does not.
+	NamesPath string
 }
 
 // Peers are namespaces of other containers to join, as paths below /proc; "" for one of
@@ -61,7 +66,7 @@ func Build(r Request) (*specs.Spec, error) {
 		Hostname:    r.Net.Hostname,
 		Domainname:  r.Net.Domainname,
 		Root:        &specs.Root{Path: "rootfs", Readonly: r.Host.ReadonlyRootfs},
-		Annotations: r.Host.Annotations,
+		Annotations: annotations(r),
 		Linux: &specs.Linux{
 			CgroupsPath:       cgroupPath(r),
 			Namespaces:        namespaces(r),
@@ -163,4 +168,21 @@ func rootfsPropagation(ms []Mount) string {
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+}
+
+// annotations are the user's, and ours for the shim, which a user cannot set.
+func annotations(r Request) map[string]string {
+	_, set := r.Host.Annotations[names.Annotation]
+	if !set && r.Net.NamesPath == "" {
+		return r.Host.Annotations
+	}
+	out := maps.Clone(r.Host.Annotations)
+	if out == nil {
+		out = map[string]string{}
+	}
+	delete(out, names.Annotation)
+	if r.Net.NamesPath != "" {
+		out[names.Annotation] = r.Net.NamesPath
+	}
+	return out
 }

@@ -153,6 +153,7 @@ func follow(ctx context.Context, sup *supervisor.Client, ctrs *containers.Servic
 			}
 			if first {
 				first = false
+				dropStaleLeases(ctx, sup)
 				close(ready)
 			}
 			return nil
@@ -180,6 +181,18 @@ func follow(ctx context.Context, sup *supervisor.Client, ctrs *containers.Servic
 		}
 	}
 	return nil
+}
+
+// dropStaleLeases ends what an engine that died has left: its leases would keep half-made
+// images for a day.
+func dropStaleLeases(ctx context.Context, sup *supervisor.Client) {
+	stale, err := sup.StaleLeases(ctx)
+	for _, id := range stale {
+		err = errors.Join(err, sup.DropLease(ctx, id))
+	}
+	if err != nil {
+		ctxlog.From(ctx).Warn("leases of an earlier engine stay until they expire", ctxlog.Error, err)
+	}
 }
 
 // reload applies what a running engine can change.

@@ -51,7 +51,9 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	socket := l.Addr().String()
-	defer os.Remove(socket)
+	// Once, as the next shim of the group takes the name as soon as it is free.
+	vacate := sync.OnceFunc(func() { _ = os.Remove(socket) })
+	defer vacate()
 
 	failpoint.Pass("shim/serve/listening")
 	reap, err := reaper.New()
@@ -87,7 +89,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	wg.Go(func() { serving <- server.Serve(ctx, l) })
 
 	err = waitForEnd(ctx, serving, down)
-	_ = os.Remove(socket) // from here on a new shim may take the group
+	vacate() // from here on a new shim may take the group
 	stopServing(ctx, server)
 	tasks.Close()
 	stopSending()

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"strata/pkg/identifiers"
 	"strata/pkg/namespaces"
 	"strata/pkg/rpc"
 )
@@ -16,6 +17,7 @@ type Client struct {
 	conn      *grpc.ClientConn
 	namespace string
 	address   string
+	instance  string // of this process, among the engines of all times
 }
 
 // Dial returns a client of the supervisor on the unix socket address. It does not wait
@@ -25,7 +27,7 @@ func Dial(address, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn: conn, namespace: namespace, address: address}, nil
+	return &Client{conn: conn, namespace: namespace, address: address, instance: identifiers.Short(identifiers.New())}, nil
 }
 
 // Close ends the connection.

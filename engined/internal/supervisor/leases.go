@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
@@ -15,12 +16,15 @@ import (
 // leaseLife bounds how long a lease outlives a client that died.
 const leaseLife = 24 * time.Hour
 
+// leasePrefix begins the ids of our leases; the instance follows.
+const leasePrefix = "engine-"
+
 // WithLease returns a context in which all that is made is safe from the collector until
 // done is called.
 func (c *Client) WithLease(ctx context.Context) (_ context.Context, done func(), _ error) {
 	leases := leasesapi.NewLeasesClient(c.conn)
 	resp, err := leases.Create(c.scope(ctx), &leasesapi.CreateRequest{
-		ID:     "engine-" + identifiers.Short(identifiers.New()),
+		ID:     leasePrefix + c.instance + "-" + identifiers.Short(identifiers.New()),
 		Labels: map[string]string{"containerd.io/gc.expire": time.Now().Add(leaseLife).UTC().Format(time.RFC3339)},
 	})
 	if err != nil {
@@ -32,6 +36,28 @@ func (c *Client) WithLease(ctx context.Context) (_ context.Context, done func(),
 		defer cancel()
 		_, _ = leases.Delete(c.scope(cctx), &leasesapi.DeleteRequest{ID: leaseID}) // else it expires
 	}, nil
+}
+
+// StaleLeases returns the leases of engines that died: all that WithLease took in another
+// process. Nobody else uses the engine's namespace in that way.
+func (c *Client) StaleLeases(ctx context.Context) ([]string, error) {
+	resp, err := leasesapi.NewLeasesClient(c.conn).List(c.scope(ctx), &leasesapi.ListRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
+	}
+	var out []string
+	for _, l := range resp.GetLeases() {
+		if strings.HasPrefix(l.GetID(), leasePrefix) && !strings.HasPrefix(l.GetID(), leasePrefix+c.instance) {
+			out = append(out, l.GetID())
+		}
+	}
+	return out, nil
+}
+
+// DropLease ends a lease of StaleLeases.
+func (c *Client) DropLease(ctx context.Context, leaseID string) error {
+	_, err := leasesapi.NewLeasesClient(c.conn).Delete(c.scope(ctx), &leasesapi.DeleteRequest{ID: leaseID})
+	return err
 }
 
 // Hold adds a blob, and all that it refers to, to the lease of ctx.

@@ -93,6 +93,9 @@ func (l *Launcher) Launch(ctx context.Context, b *Bundle, runtime string, opts *
 	failpoint.Pass("shims/launch/started")
 	s, err := l.dial(ctx, b, boot)
 	if err != nil {
+		if l.users.count(strings.TrimPrefix(boot.Address, "unix://")) == 0 { // not a pod's shim, which others use
+			l.killOf(b)
+		}
 		return nil, fmt.Errorf("launch shim %q: %w", path, err)
 	}
 	s.binary, s.log, s.Options = path, log, opts

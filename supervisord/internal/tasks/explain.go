@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -106,6 +107,13 @@ func (s *Service) Doctor(ctx context.Context, repair bool) ([]Finding, error) {
 		}
 		out = append(out, f)
 	}
+	for _, p := range s.strays(ctx) {
+		f := Finding{Code: "leaked-shim", Subject: fmt.Sprintf("process %d", p.PID), Detail: fmt.Sprintf("no task has it; it was started for %s/%s", p.Namespace, p.ID), Remedy: "kill it with --repair"}
+		if repair && p.Kill() == nil {
+			f.Repaired, f.Remedy = true, "killed"
+		}
+		out = append(out, f)
+	}
 	mounts, merr := s.examineMounts(repair)
 	return append(out, mounts...), errors.Join(err, merr)
 }
@@ -134,6 +142,43 @@ func (s *Service) examineTasks(ctx context.Context) []Finding {
 		out = append(out, f...)
 	}
 	return out
+}
+
+// endPatience is how long a shim may take to end after its last answer.
+const endPatience = 300 * time.Millisecond
+
+// strays returns the shims that no task of the table uses. A shim's own id tells that, or,
+// when it serves a pod whose first task is gone, its pid.
+func (s *Service) strays(ctx context.Context) []shims.ShimProcess {
+	found := s.cfg.Launcher.Processes() // before the table is read: what starts later is no stray
+	found = slices.DeleteFunc(found, func(p shims.ShimProcess) bool { return s.lookup(key{p.Namespace, p.ID}) != nil })
+	if len(found) == 0 {
+		return nil
+	}
+	all := s.entries("")
+	pids := make([]int, len(all))
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	unsure := make([]bool, len(all))
+	each(all, func(i int, t *entry) {
+		shim, err := t.await(ctx)
+		if err == nil {
+			pids[i], err = shim.Connect(ctx)
+		}
+		unsure[i] = err != nil && !errors.Is(err, errdefs.ErrNotFound)
+	})
+	if slices.Contains(unsure, true) {
+		return nil // it may be the shim that does not answer
+	}
+	found = slices.DeleteFunc(found, func(p shims.ShimProcess) bool { return slices.Contains(pids, p.PID) })
+	if len(found) == 0 {
+		return nil
+	}
+	select { // one that was told to end a moment ago is no stray
+	case <-time.After(endPatience):
+	case <-ctx.Done():
+	}
+	return slices.DeleteFunc(found, func(p shims.ShimProcess) bool { return !p.Alive() })
 }
 
 // examineBundles looks for bundles that no task has.

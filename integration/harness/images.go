@@ -61,6 +61,23 @@ func (s *Stack) BusyboxArchive() string {
 	return s.archive("busybox:test", layer.Bytes())
 }
 
+// TinyArchive writes a docker archive of an image that holds one file with the given text.
+func (s *Stack) TinyArchive(reference, text string) string {
+	s.t.Helper()
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "text", Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(0, 0)}); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := tw.Write([]byte(text)); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := tw.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.archive(reference, layer.Bytes())
+}
+
 // archive writes a docker archive of a one-layer image.
 func (s *Stack) archive(reference string, layer []byte) string {
 	s.t.Helper()

@@ -36,6 +36,7 @@ func (s *Stack) close() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	s.unmountAll()
+	s.removeCgroups()
 	_ = exec.Command("ip", "netns", "del", s.Netns).Run()
 	if err := os.RemoveAll(s.Root); err != nil {
 		t.Errorf("remove the root: %v", err)

@@ -25,6 +25,7 @@ type Stack struct {
 	t          *testing.T
 	bin        string
 	engineArgs []string
+	cgroup     string // parent of the containers' cgroups; "" for the engine's default
 	engine     *exec.Cmd
 	supervisor *exec.Cmd
 }
@@ -41,6 +42,15 @@ type Option func(*Stack)
 // EngineArgs adds flags to engined's command line.
 func EngineArgs(args ...string) Option {
 	return func(s *Stack) { s.engineArgs = append(s.engineArgs, args...) }
+}
+
+// OwnCgroups puts the containers' cgroups below a parent of the stack's own, so that Residue
+// can tell what is left of them.
+func OwnCgroups() Option {
+	return func(s *Stack) {
+		s.cgroup = "strata-" + s.Netns
+		s.engineArgs = append(s.engineArgs, "--cgroup-parent", "/"+s.cgroup)
+	}
 }
 
 // Bin returns the path of one of our binaries.
@@ -110,7 +120,7 @@ func (s *Stack) must(name string, args ...string) {
 func (s *Stack) EngineSocket() string     { return filepath.Join(s.Root, "run/engine.sock") }
 func (s *Stack) SupervisorSocket() string { return filepath.Join(s.Root, "run/supervisor.sock") }
 
-func (s *Stack) daemon(name string, args ...string) *exec.Cmd {
+func (s *Stack) daemon(name string, env []string, args ...string) *exec.Cmd {
 	s.t.Helper()
 	logFile, err := os.OpenFile(filepath.Join(s.Root, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -119,6 +129,7 @@ func (s *Stack) daemon(name string, args ...string) *exec.Cmd {
 	defer func() { _ = logFile.Close() }()
 	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + s.Netns, filepath.Join(s.bin, name)}, args...)...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -126,21 +137,22 @@ func (s *Stack) daemon(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// StartSupervisor starts supervisord on the stack's root.
-func (s *Stack) StartSupervisor() {
+// StartSupervisor starts supervisord on the stack's root, with more environment variables
+// (KEY=VALUE), which shims inherit.
+func (s *Stack) StartSupervisor(env ...string) {
 	s.t.Helper()
-	s.supervisor = s.daemon("supervisord", "--address", s.SupervisorSocket(), "--root", filepath.Join(s.Root, "lib/supervisor"),
+	s.supervisor = s.daemon("supervisord", env, "--address", s.SupervisorSocket(), "--root", filepath.Join(s.Root, "lib/supervisor"),
 		"--state", filepath.Join(s.Root, "run/supervisor"), "--log-level", "debug")
 }
 
-// StartEngine starts engined on the stack's root.
-func (s *Stack) StartEngine() {
+// StartEngine starts engined on the stack's root, with more environment variables.
+func (s *Stack) StartEngine(env ...string) {
 	s.t.Helper()
 	args := []string{
 		"--host", "unix://" + s.EngineSocket(), "--containerd", s.SupervisorSocket(), "--data-root", filepath.Join(s.Root, "lib/engine"),
 		"--exec-root", filepath.Join(s.Root, "run/engine"), "--pidfile", filepath.Join(s.Root, "run/engined.pid"), "--debug",
 	}
-	s.engine = s.daemon("engined", append(args, s.engineArgs...)...)
+	s.engine = s.daemon("engined", env, append(args, s.engineArgs...)...)
 }
 
 // KillEngine and KillSupervisor send SIGKILL and wait for the end; StopEngine and
@@ -168,6 +180,23 @@ func (s *Stack) end(cmd **exec.Cmd, sig syscall.Signal) {
 		<-ended
 	}
 	*cmd = nil
+}
+
+// Ended reports whether a daemon that was started has ended by itself.
+func (s *Stack) Ended(daemon string) bool {
+	cmd := s.engine
+	if daemon == "supervisord" {
+		cmd = s.supervisor
+	}
+	if cmd == nil {
+		return true
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(rest, "Z")
 }
 
 // WaitReady waits until the engine answers and has its supervisor.

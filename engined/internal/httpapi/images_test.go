@@ -323,7 +323,7 @@ func TestProgressIsDockersStream(t *testing.T) {
 func TestImagesFollowWhatOthersDo(t *testing.T) {
 	s := startImages(t)
 	id := s.importImage(t, "a:1", "a")
-	other := s.importImage(t, "b:1", "b")
+	other := s.importImage(t, "tool:1", "b")
 	ctr, err := exec.LookPath("ctr")
 	if err != nil {
 		t.Skip("needs ctr (Debian package containerd)")
@@ -344,7 +344,7 @@ func TestImagesFollowWhatOthersDo(t *testing.T) {
 	if resolve("a:1") != id || resolve(id) != id || resolve(id[7:20]) != id {
 		t.Fatal("image is not found by name, id and prefix")
 	}
-	run("images", "tag", "--force", "docker.io/library/b:1", "docker.io/library/a:1")
+	run("images", "tag", "--force", "docker.io/library/tool:1", "docker.io/library/a:1")
 	if got := resolve("a:1"); got != other {
 		t.Errorf("after ctr moved the name it means %s, want %s", got, other)
 	}
@@ -355,8 +355,8 @@ func TestImagesFollowWhatOthersDo(t *testing.T) {
 	if got := resolve("a:1"); !strings.Contains(got, "No such image: a:1") {
 		t.Errorf("after ctr removed the name it means %s", got)
 	}
-	if got := resolve("b"); !strings.Contains(got, "No such image: b:latest") {
-		t.Errorf("b = %s", got)
+	if got := resolve("tool"); !strings.Contains(got, "No such image: tool:latest") {
+		t.Errorf("tool = %s", got)
 	}
 }
 

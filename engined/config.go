@@ -88,6 +88,7 @@ type NetworkConfig struct {
 	HostGatewayIPs      []string      `json:"host-gateway-ips"`
 	DefaultAddressPools []AddressPool `json:"default-address-pools"`
 	FirewallTable       string        `json:"strata-firewall-table"`
+	Publish             string        `json:"publish"` // "" or respect-host
 }
 
 // Unsupported are keys that dockerd knows and that change nothing here, or nothing yet:
@@ -247,6 +248,9 @@ func knownKeys() []string {
 	return out
 }
 
+// publishRespectHost leaves published ports to the host's own INPUT rules.
+const publishRespectHost = "respect-host"
+
 // check refuses what cannot be. Errors are of class ErrInvalidArgument or
 // ErrNotImplemented.
 func (c *Config) check() error {
@@ -271,6 +275,9 @@ func (c *Config) check() error {
 	}
 	if !container.CgroupnsMode(c.CgroupnsMode).Valid() {
 		return bad("default cgroup namespace mode %q", c.CgroupnsMode)
+	}
+	if c.Publish != "" && c.Publish != publishRespectHost {
+		return bad("publish %q: want %q or nothing", c.Publish, publishRespectHost)
 	}
 	for _, o := range c.ExecOpts {
 		k, v, _ := strings.Cut(o, "=")

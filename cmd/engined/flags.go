@@ -93,6 +93,7 @@ var options = []option{
 	{"host-gateway-ip", nil, "host-gateway-ip", text, "what host-gateway means"},
 	{"default-address-pool", nil, "default-address-pools", pools, "base=PREFIX,size=N for new networks"},
 	{"strata-firewall-table", nil, "strata-firewall-table", text, "name of the nftables table"},
+	{"publish", nil, "publish", text, "respect-host leaves published ports to the host's INPUT rules"},
 	{"userland-proxy", nil, "userland-proxy", boolean, "accepted for compatibility: the kernel does its work"},
 	{"userland-proxy-path", nil, "userland-proxy-path", text, "accepted for compatibility"},
 	{"experimental", nil, "experimental", boolean, "accepted for compatibility"},

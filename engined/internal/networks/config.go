@@ -34,6 +34,10 @@ type Config struct {
 	// HostFiles are the host's files, for tests; the zero value is /etc.
 	HostFiles HostFiles
 
+	// RespectHost leaves packets for published ports to the host's own INPUT rules: what they
+	// accept is relayed by this process, TCP only.
+	RespectHost bool
+
 	IPTables      bool   // manage our nftables table; false leaves the firewall alone
 	FirewallTable string // its name
 	IPForward     bool   // switch forwarding on where a network needs it

@@ -50,7 +50,22 @@ func (m *Manager) Create(ctx context.Context, r CreateRequest) (def Network, war
 	}
 	ctxlog.From(ctx).Info("network created", ctxlog.Network, n.Name, "driver", n.Driver)
 	m.publish(n.Network, "create", nil)
-	return n.Network, "", nil
+	return n.Network, m.stopped(ctx, n), nil
+}
+
+// stopped warns of other firewalls that stop the packets of a new network.
+func (m *Manager) stopped(ctx context.Context, n *network) string {
+	if n.Driver != DriverBridge || n.ConfigOnly || n.Internal || m.firewall == nil {
+		return ""
+	}
+	for _, o := range firewall.Obstacles() {
+		if o.Stops(n.options.bridge) {
+			remedy := o.Remedy(n.options.bridge)
+			ctxlog.From(ctx).Warn("another program's firewall rules stop containers' packets; our table cannot overrule them", ctxlog.Network, n.Name, "rule", o.Rule, "remedy", remedy)
+			return fmt.Sprintf("another firewall stops packets of this network (%s); to let them through: %s", o.Rule, remedy)
+		}
+	}
+	return ""
 }
 
 // checkRequest refuses what cannot be, and fills in the driver.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"strata/engined/internal/networks/firewall"
 	"strata/pkg/linux/netns"
 )
 
@@ -73,6 +74,33 @@ func (m *Manager) Explain(containerID string) []Object {
 	if sb != nil && sb.request.Dir != "" {
 		for _, f := range []string{hostsFile, hostnameFile, resolvFile} {
 			add("file", filepath.Join(sb.request.Dir, f), "mounted on /etc/%s", f)
+		}
+	}
+	return out
+}
+
+// Obstacle is something of another program that stops packets of containers.
+type Obstacle struct {
+	Rule   string
+	Remedy string // commands
+}
+
+// Obstacles lists rules of other programs' firewalls that stop packets between containers
+// and the outside, and what to do about them. It writes nothing.
+func (m *Manager) Obstacles() []Obstacle {
+	if !m.cfg.IPTables {
+		return nil // then nothing is promised
+	}
+	var out []Obstacle
+	for _, o := range firewall.Obstacles() {
+		var stopped []string
+		for _, n := range m.sorted() {
+			if n.Driver == DriverBridge && !n.ConfigOnly && !n.Internal && o.Stops(n.options.bridge) {
+				stopped = append(stopped, n.options.bridge)
+			}
+		}
+		if len(stopped) > 0 {
+			out = append(out, Obstacle{o.Rule, o.Remedy(stopped...)})
 		}
 	}
 	return out

@@ -70,7 +70,7 @@ func (m *Manager) publishedPlan(sb *sandbox, mappings []PortMapping) []publicati
 	for _, p := range mappings {
 		pub := publication{mapping: p, wish: ports.Wish{
 			Owner: sb.request.ContainerID, Name: sb.request.ContainerName, Proto: p.Proto,
-			HostIP: p.HostIP, First: p.HostPort, Last: p.HostPortEnd, RelayAll: !m.cfg.IPTables,
+			HostIP: p.HostIP, First: p.HostPort, Last: p.HostPortEnd, RelayAll: !m.cfg.IPTables || m.cfg.RespectHost,
 		}}
 		if via4 != nil {
 			pub.wish.To4 = pub.lead(netip.AddrPortFrom(via4.IPv4.Addr(), p.ContainerPort), n4.options.mode4)
@@ -182,6 +182,9 @@ func (m *Manager) reserve(sb *sandbox, mappings []PortMapping) (out publishedPor
 		}
 	}()
 	for _, p := range m.publishedPlan(sb, mappings) {
+		if m.cfg.RespectHost && p.translated() && p.mapping.Proto != "tcp" {
+			return out, fmt.Errorf("publish port %d/%s: with publish=respect-host only tcp ports can be published: %w", p.mapping.ContainerPort, p.mapping.Proto, errdefs.ErrNotImplemented)
+		}
 		out.rules = append(out.rules, p.opened...)
 		done := p.mapping
 		if p.translated() {

@@ -27,6 +27,9 @@ type Config struct {
 	Table string // its name; the family is inet
 	// GuardForward drops what is forwarded between interfaces that are not ours.
 	GuardForward bool
+	// RespectHost translates only what the host itself sends: packets from elsewhere stay
+	// the host's, and its own INPUT rules decide about them.
+	RespectHost bool
 	// SkipLoopback6 leaves packets of the host to ::1 alone.
 	SkipLoopback6 bool
 }

@@ -88,6 +88,10 @@ func skeleton(cfg Config) []chain {
 	if cfg.SkipLoopback6 {
 		output = append([]rule{{loopback6("daddr", 24), verdict("return", expr.VerdictReturn)}}, output...)
 	}
+	inward := []rule{{toHost, jump("publish")}}
+	if cfg.RespectHost {
+		inward = nil
+	}
 	publish := []rule{
 		{ipv4, dnat4("ip daddr . meta l4proto . th dport", "pubaddr4", daddr4, l4proto, dport)},
 		{ipv4, dnat4("meta l4proto . th dport", "pub4", l4proto, dport)},
@@ -118,7 +122,7 @@ func skeleton(cfg Config) []chain {
 			{notLoopback, loopbackAddr("saddr", 12), drop},
 		}},
 		{name: "publish", rules: publish},
-		{name: "prerouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPrerouting, prio: nftables.ChainPriorityNATDest, text: "type nat hook prerouting priority dstnat; policy accept;", rules: []rule{{toHost, jump("publish")}}},
+		{name: "prerouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPrerouting, prio: nftables.ChainPriorityNATDest, text: "type nat hook prerouting priority dstnat; policy accept;", rules: inward},
 		{name: "output", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookOutput, prio: nftables.ChainPriorityNATDest, text: "type nat hook output priority -100; policy accept;", rules: output},
 		{name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, prio: nftables.ChainPriorityFilter, text: "type filter hook forward priority filter; policy accept;", rules: forward},
 		{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, prio: nftables.ChainPriorityNATSource, text: "type nat hook postrouting priority srcnat; policy accept;", rules: []rule{

@@ -37,14 +37,14 @@ func newApp(s *session) *cliapp.App {
 func commands(s *session) []cliapp.Command {
 	list := []cliapp.Command{}
 	for _, c := range []cliapp.Command{
-		runCommand(s), execCommand(s), psCommand(s), buildCommand(), pullCommand(s), pushCommand(s), imagesCommand(s),
+		runCommand(s), execCommand(s), psCommand(s), buildCommand(s), pullCommand(s), pushCommand(s), imagesCommand(s),
 		loginCommand(s), logoutCommand(s), versionCommand(s), infoCommand(s), explainCommand(s), doctorCommand(s),
 	} {
 		c.Section = commonSection
 		list = append(list, c)
 	}
 	list = append(list,
-		composeCommand(), containerGroup(s), contextGroup(s), imageGroup(s), networkGroup(s), systemGroup(s), volumeGroup(s),
+		builderGroup(s), composeCommand(), containerGroup(s), contextGroup(s), imageGroup(s), networkGroup(s), systemGroup(s), volumeGroup(s),
 		attachCommand(s), commitCommand(s), completionGroup(s), cpCommand(s), createCommand(s), diffCommand(s), eventsCommand(s), exportCommand(s),
 		historyCommand(s), importCommand(s), inspectCommand(s), killCommand(s), loadCommand(s), logsCommand(s), pauseCommand(s), portCommand(s),
 		renameCommand(s), restartCommand(s), rmCommand(s), rmiCommand(s), saveCommand(s), startCommand(s), statsCommand(s), stopCommand(s),
@@ -77,7 +77,7 @@ func imageGroup(s *session) cliapp.Command {
 	return cliapp.Command{
 		Name: "image", Section: managementSection, Short: "Manage images",
 		Commands: []cliapp.Command{
-			plain(buildCommand()), historyCommand(s), importCommand(s),
+			plain(buildCommand(s)), historyCommand(s), importCommand(s),
 			inspectKind(s, "image", "Display detailed information on one or more images", stringFlag("platform", "", "Platform of the image (os[/arch[/variant]])")),
 			loadCommand(s), named(imagesCommand(s), "ls", "list"), imagePruneCommand(s), pullCommand(s), pushCommand(s), named(rmiCommand(s), "rm", "remove"),
 			saveCommand(s), tagCommand(s),

@@ -18,11 +18,6 @@ func laterCommand(name, short, section, remedy string) cliapp.Command {
 	}
 }
 
-func buildCommand() cliapp.Command {
-	return laterCommand("build", "Build an image from a Dockerfile (not implemented)", commonSection,
-		"build the image elsewhere, then bring it here with 'engine load' or 'engine pull'")
-}
-
 func composeCommand() cliapp.Command {
 	return laterCommand("compose", "Define and run applications of several containers (not implemented)", managementSection,
 		"use 'docker compose' with DOCKER_HOST set to the socket of engined")

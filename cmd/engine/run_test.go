@@ -225,7 +225,7 @@ func TestExplainNamesADaemonThatIsNotOurs(t *testing.T) {
 }
 
 func TestLaterCommandsSaySo(t *testing.T) {
-	for _, verb := range []string{"build", "compose"} {
+	for _, verb := range []string{"compose", "search"} {
 		status, _, stderr := engine(t, "unix:///nonexistent/x.sock", verb, "--foo", ".")
 		if status != 125 || !strings.Contains(stderr, "not implemented") || strings.Count(stderr, "\n") < 2 {
 			t.Errorf("%s = %d, %q, want 125, that it is not implemented, and a remedy", verb, status, stderr)

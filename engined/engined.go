@@ -105,7 +105,7 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	defer func() { _ = builds.Close() }() // every transaction is durable by itself
 	handler := httpapi.New(httpapi.Services{
 		Containers: ctrs, Execs: exs, Networks: nets, Images: imgs, Volumes: vols, Events: evts, Host: about,
-		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, Doctor: doctor{ctrs, nets}.find,
+		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, Doctor: doctor{ctrs, nets, sup}.find,
 	})
 
 	g, gctx := errgroup.WithContext(ctx)

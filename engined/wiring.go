@@ -217,6 +217,7 @@ func hostConfig(cfg Config, id string, c containers.Config) host.Config {
 type doctor struct {
 	ctrs *containers.Service
 	nets *networks.Manager
+	sup  *supervisor.Client
 }
 
 func (d doctor) find(ctx context.Context, repair bool) ([]api.Finding, error) {
@@ -224,12 +225,21 @@ func (d doctor) find(ctx context.Context, repair bool) ([]api.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaks, err := d.nets.Leaks(ctx)
+	wrong, mended, err := d.nets.Examine(ctx, repair)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range leaks {
-		out = append(out, api.Finding{Layer: "engined", Code: "leaked-" + l.Kind, Subject: l.ID, Detail: l.Detail, Remedy: "restart the engine: it removes what belongs to no container"})
+	for i, o := range append(mended, wrong...) {
+		out = append(out, api.Finding{Layer: "engined", Code: "leaked-" + o.Kind, Subject: o.ID, Detail: o.Detail, Remedy: "mend it with --repair", Repaired: i < len(mended)})
+	}
+	stale, err := d.sup.StaleLeases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range stale {
+		f := api.Finding{Layer: "engined", Code: "stale-lease", Subject: id, Detail: "of an engine that died; it keeps images from the collector", Remedy: "mend it with --repair"}
+		f.Repaired = repair && d.sup.DropLease(ctx, id) == nil
+		out = append(out, f)
 	}
 	for _, o := range d.nets.Obstacles() {
 		out = append(out, api.Finding{Layer: "host", Code: "foreign-firewall", Subject: o.Rule, Detail: "stops packets between containers and the outside; a table of ours cannot overrule it", Remedy: o.Remedy})

@@ -85,6 +85,8 @@ type Volumes interface {
 	Forget(ctx context.Context, containerID string) (orphans []string, err error)
 	Remove(ctx context.Context, name string, force bool) error
 	Retain(exists func(containerID string) bool) (orphans []string, err error)
+	// Ghosts returns, by volume, the containers that count as users and do not exist.
+	Ghosts(exists func(containerID string) bool) map[string][]string
 }
 
 // Deps are the rooms that the service calls.

@@ -102,6 +102,7 @@ func (m *Manager) open(ctx context.Context) error {
 		return err
 	}
 	m.openNames(ctx)
+	m.sweepBridges(ctx)
 	for _, n := range m.sorted() {
 		var err error
 		switch {

@@ -202,3 +202,16 @@ func (m *Manager) Retain(exists func(containerID string) bool) (orphans []string
 	}
 	return orphans, nil
 }
+
+// Ghosts returns, by volume, the containers that count as users and do not exist.
+func (m *Manager) Ghosts(exists func(containerID string) bool) map[string][]string {
+	out := map[string][]string{}
+	for _, v := range m.List() {
+		for _, id := range m.Users(v.Name) {
+			if !exists(id) {
+				out[v.Name] = append(out[v.Name], id)
+			}
+		}
+	}
+	return out
+}

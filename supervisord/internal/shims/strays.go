@@ -1,12 +1,17 @@
 package shims
 
 import (
+	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/containerd/errdefs"
 )
 
 // ShimProcess is a shim process that reports to this daemon's address.
@@ -68,4 +73,42 @@ func (l *Launcher) killOf(b *Bundle) {
 			_ = p.Kill() // it may have ended by itself
 		}
 	}
+}
+
+// RuntimeStates returns the directories in which the OCI runtime keeps the state of
+// containers: ROOT/NAMESPACE/ID.
+func (l *Launcher) RuntimeStates() []*RuntimeState {
+	if l.cfg.RuntimeRoot == "" {
+		return nil // others may use the runtime's default too
+	}
+	var out []*RuntimeState
+	for _, ns := range subdirs(l.cfg.RuntimeRoot) {
+		for _, id := range subdirs(filepath.Join(l.cfg.RuntimeRoot, ns)) {
+			if !strings.HasPrefix(id, ".") {
+				out = append(out, &RuntimeState{Namespace: ns, ID: id, Path: filepath.Join(l.cfg.RuntimeRoot, ns, id)})
+			}
+		}
+	}
+	return out
+}
+
+// RuntimeState is the directory of one container of the OCI runtime.
+type RuntimeState struct {
+	Namespace, ID, Path string
+}
+
+// RemoveRuntimeState has our OCI runtime delete a container by force: its processes, its
+// cgroup, its state.
+func (l *Launcher) RemoveRuntimeState(ctx context.Context, st *RuntimeState) error {
+	binary := l.binaryFor(true)
+	if binary == "" {
+		return fmt.Errorf("delete container %q of the runtime: there is no ocirun: %w", st.ID, errdefs.ErrNotFound)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary, "--root", filepath.Dir(st.Path), "delete", "--force", st.ID).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("delete container %q of the runtime: %w: %s", st.ID, err, out)
+	}
+	return os.RemoveAll(st.Path) // what was not a container's state
 }

@@ -114,6 +114,7 @@ func (s *Service) Doctor(ctx context.Context, repair bool) ([]Finding, error) {
 		}
 		out = append(out, f)
 	}
+	out = append(out, s.examineRuntime(ctx, repair)...)
 	mounts, merr := s.examineMounts(repair)
 	return append(out, mounts...), errors.Join(err, merr)
 }
@@ -140,6 +141,22 @@ func (s *Service) examineTasks(ctx context.Context) []Finding {
 	var out []Finding
 	for _, f := range found {
 		out = append(out, f...)
+	}
+	return out
+}
+
+// examineRuntime looks for state of the OCI runtime that no task has.
+func (s *Service) examineRuntime(ctx context.Context, repair bool) []Finding {
+	var out []Finding
+	for _, st := range s.cfg.Launcher.RuntimeStates() {
+		if s.lookup(key{st.Namespace, st.ID}) != nil {
+			continue
+		}
+		f := Finding{Code: "leaked-runtime-state", Subject: st.Path, Detail: "no task has it", Remedy: "delete it with --repair"}
+		if repair && s.cfg.Launcher.RemoveRuntimeState(ctx, st) == nil {
+			f.Repaired, f.Remedy = true, "deleted"
+		}
+		out = append(out, f)
 	}
 	return out
 }

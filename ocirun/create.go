@@ -239,6 +239,13 @@ func (c *creation) makeCgroup(undo *cleanup.Stack) error {
 	if err := m.Create(c.spec.Linux.Resources); err != nil {
 		return err
 	}
+	pids, err := m.Pids()
+	if err != nil {
+		return err
+	}
+	if len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found: %w", len(pids), errdefs.ErrFailedPrecondition)
+	}
 	undo.Add(func() { _ = m.Remove() })
 	c.cgroup = m
 	return nil

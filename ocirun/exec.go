@@ -284,21 +284,43 @@ func execCgroup(st *state.State, list []string) (*cgroups.Manager, error) {
 		if !both {
 			names, sub = "", c
 		}
-		for k, dir := range st.Cgroup.Paths {
-			if names == "" || strings.Contains(","+names+",", ","+k+",") {
-				paths[k] = filepath.Join(dir, filepath.Clean("/"+sub)) // not above the container's
-			}
+		if !filepath.IsLocal(strings.TrimLeft(sub, "/") + "/.") {
+			return nil, fmt.Errorf("bad sub cgroup path: %q: %w", sub, errdefs.ErrInvalidArgument)
 		}
-	}
-	for _, dir := range paths {
-		if len(list) == 0 {
-			break
-		}
-		if _, err := os.Stat(dir); err != nil {
-			return nil, fmt.Errorf("exec cgroup: %w", err)
+		if err := subCgroup(paths, st.Cgroup.Paths, names, sub); err != nil {
+			return nil, err
 		}
 	}
 	return cgroups.Load(paths), nil
+}
+
+// subCgroup changes the directories of the named controllers, or of all.
+func subCgroup(paths, own map[string]string, names, sub string) error {
+	set := func(k string) error {
+		dir, ok := own[k]
+		if !ok {
+			return fmt.Errorf("unknown controller %s: %w", k, errdefs.ErrInvalidArgument)
+		}
+		paths[k] = filepath.Join(dir, sub)
+		if _, err := os.Stat(paths[k]); err != nil {
+			return fmt.Errorf("error adding pid to cgroups: %w", err)
+		}
+		return nil
+	}
+	if names == "" {
+		for k := range own {
+			if err := set(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, k := range strings.Split(names, ",") {
+		if err := set(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) startExec(ctx context.Context, e execFlags, p *specs.Process, args parent.Args) error {
@@ -334,6 +356,9 @@ func (a *app) startExec(ctx context.Context, e execFlags, p *specs.Process, args
 		} else if err == nil {
 			err = aerr
 		}
+	}
+	if x := (*parent.ExecError)(nil); errors.As(err, &x) && !e.detach {
+		return exitError(execError)
 	}
 	if err != nil {
 		return fmt.Errorf("exec failed: unable to start container process: %w", err)

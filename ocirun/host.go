@@ -114,8 +114,7 @@ func cgroupFacts(h *plan.Host, paths map[string]string) {
 	}
 	if len(paths) == 0 {
 		// A rootless container without a cgroup: whatever the host has.
-		var st unix.Statfs_t
-		h.CgroupV2 = unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+		h.CgroupV2 = cgroupV2()
 		h.CgroupDir = "/sys/fs/cgroup"
 		return
 	}
@@ -136,6 +135,12 @@ func cgroupFacts(h *plan.Host, paths map[string]string) {
 		h.Hierarchies = append(h.Hierarchies, v)
 	}
 	slices.SortFunc(h.Hierarchies, func(a, b plan.Hierarchy) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// cgroupV2 reports whether the host uses the unified hierarchy.
+func cgroupV2() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 func hasEnv(env []string, name string) bool {

@@ -141,7 +141,7 @@ func (a *app) kill(args []string) error {
 	ownPIDs := hasNamespace(st, specs.PIDNamespace)
 	if all || !ownPIDs && sig == unix.SIGKILL {
 		// Without a pid namespace the other processes outlive the first one.
-		if !all && !st.Alive() {
+		if pids, err := manager(st).Pids(); err == nil && len(pids) == 0 && !all {
 			return errNotRunning
 		}
 		if err := manager(st).Kill(sig); err != nil {

@@ -61,6 +61,9 @@ func (a *app) runVerb(ctx context.Context, args []string) error {
 		if t != nil {
 			t.drain()
 		}
+		if x := (*parent.ExecError)(nil); errors.As(err, &x) {
+			return exitError(execError)
+		}
 		return err
 	}
 	if c.detach {

@@ -44,9 +44,12 @@ func sampleSpec() *specs.Spec {
 	capabilities := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	ns := []specs.LinuxNamespace{}
 	for _, t := range []specs.LinuxNamespaceType{
-		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace,
+		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace,
 	} {
 		ns = append(ns, specs.LinuxNamespace{Type: t})
+	}
+	if cgroupV2() {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return &specs.Spec{
 		Version: specVersion,

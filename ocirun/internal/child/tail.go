@@ -32,6 +32,7 @@ const (
 
 	tailIgnore = 1
 	tailExec   = 2
+	tailPath   = 4
 
 	maxCode = imageHeader - imageCode
 )
@@ -98,6 +99,18 @@ func (t *Tail) Sys(op, nr int, args ...TailArg) {
 // Try adds a call whose error is ignored.
 func (t *Tail) Try(op, nr int, args ...TailArg) {
 	t.entries = append(t.entries, tailEntry{nr: nr, args: args, op: op, flags: tailIgnore})
+}
+
+// Access adds a check that the user, as it is then, may execute the program. Only a clear
+// no (EACCES) ends the tail: a filter may forbid the question.
+//
+// Source: faccessat2(2), Linux 5.8.
+func (t *Tail) Access(op int) {
+	const fdcwd = ^uint64(99) // AT_FDCWD, -100
+	t.entries = append(t.entries, tailEntry{
+		nr: unix.SYS_FACCESSAT2, op: op, flags: tailPath,
+		args: []TailArg{TailImm(fdcwd), TailImm(0), TailImm(unix.X_OK), TailImm(unix.AT_EACCESS)},
+	})
 }
 
 // EndOn makes the listed signals end the process until the execve. Their default action

@@ -32,9 +32,20 @@ call:
 	LEAQ  16(R15)(DX*8), DX     // envp
 
 enter:
+	TESTQ $4, R13
+	JZ    make
+	MOVQ  8(R15), SI            // the second argument is the path
+
+make:
 	SYSCALL
 	CMPQ AX, $-4095
 	JCS  next                   // unsigned below: no error
+	TESTQ $4, R13
+	JZ   judge
+	CMPQ AX, $-13               // only EACCES counts
+	JNE  next
+
+judge:
 	TESTQ $1, R13
 	JNZ  next
 	JMP  fail

@@ -34,9 +34,18 @@ call:
 	ADD  $16, R2, R2            // envp
 
 enter:
+	TBZ  $2, R21, make
+	MOVD 8(R20), R1             // the second argument is the path
+
+make:
 	SVC
 	CMN  $4095, R0
 	BCC  next
+	TBZ  $2, R21, judge
+	CMN  $13, R0                // only EACCES counts
+	BNE  next
+
+judge:
 	TBNZ $0, R21, next
 	NEG  R0, R22
 	SUB  $32, RSP

@@ -172,6 +172,10 @@ func (l *lowerer) ordinaryDir(into child.Reg, dest string) {
 	b.Mark(done)
 }
 
+// bindFlags are the attributes that a bind with flags does not inherit.
+const bindFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC |
+	unix.MOUNT_ATTR_NODIRATIME | unix.MOUNT_ATTR_NOSYMFOLLOW
+
 func (l *lowerer) bind(o plan.Bind) {
 	b := l.b
 	tree := b.Reg()
@@ -196,9 +200,17 @@ func (l *lowerer) bind(o plan.Bind) {
 		}
 	}
 	if a.Set|a.Clear != 0 {
+		// As runc has it: a bind with any flag has exactly the flags that it names, as far
+		// as those of the source are not locked. Source: runc libcontainer/SPEC and its
+		// tests (mounts_sshfs.bats).
+		locked, done := b.Label(), b.Label()
+		l.setattr(tree.Arg(), a.Set, a.Clear|bindFlags&^a.RecSet, 0, 0, false).On(unix.EPERM, locked)
+		b.Jump(done)
+		b.Mark(locked)
 		l.setattr(tree.Arg(), a.Set, a.Clear, 0, 0, false)
+		b.Mark(done)
 	}
-	if o.IDMap != nil {
+	if o.IDMap != nil && l.fds.IDMaps[l.i] != 0 {
 		l.setattr(tree.Arg(), unix.MOUNT_ATTR_IDMAP, 0, 0, l.fds.IDMaps[l.i], o.IDMap.Recursive)
 	}
 	if a.Propagation != 0 {
@@ -410,6 +422,16 @@ func (l *lowerer) pivot(o plan.Pivot) {
 	dot, slash := b.Str(".").Arg(), b.Str("/").Arg()
 	b.Sys(unix.SYS_FCHDIR, l.root.Arg())
 	if o.Move {
+		// The old root stays below. Its procfs and sysfs, of which nothing is masked, would
+		// let a user namespace of the container mount its own.
+		for _, p := range l.fds.ProcMounts {
+			cover, next := b.Label(), b.Label()
+			b.Sys(unix.SYS_UMOUNT2, b.Str(p).Arg(), child.Imm(unix.MNT_DETACH)).On(unix.EPERM, cover).On(unix.EINVAL, cover).OnAny(next)
+			b.Jump(next)
+			b.Mark(cover)
+			b.Sys(unix.SYS_MOUNT, b.Str("tmpfs").Arg(), b.Str(p).Arg(), b.Str("tmpfs").Arg(), child.Imm(0), b.Str("mode=000").Arg())
+			b.Mark(next)
+		}
 		b.Sys(unix.SYS_MOUNT, dot, slash, child.Imm(0), child.Imm(unix.MS_MOVE), child.Imm(0))
 		b.Sys(unix.SYS_CHROOT, dot)
 	} else {

@@ -102,6 +102,9 @@ func (l *lowerer) withTail(out *Program) error {
 		if err := l.finish(s, l.p.Ops[l.i]); err != nil {
 			return err
 		}
+		if _, ok := l.p.Ops[l.i].(plan.Capabilities); ok {
+			out.Tail.Access(l.lookOp)
+		}
 	}
 	name := exec.Args[0]
 	out.Tail.Exec(l.i, func(e unix.Errno) string {

@@ -44,6 +44,9 @@ type Fds struct {
 	Dirs map[int]bool
 	// Preserve is the number of descriptors from 3 on that the program gets.
 	Preserve int
+	// ProcMounts are where the host has procfs and sysfs mounted, for a root that is moved
+	// rather than pivoted to.
+	ProcMounts []string
 	// Chown are the standard streams to give to the container's user.
 	Chown []int
 }
@@ -69,6 +72,7 @@ type lowerer struct {
 	path    child.Reg // the program's path once found
 	keepFDs bool      // the parent stays: the ladder is kept open over the start
 	i       int       // index of the operation
+	lookOp  int       // index of LookPath
 }
 
 // Options say what a program depends on beside plan and descriptors.
@@ -148,6 +152,14 @@ func (l *lowerer) op(o plan.Op) error {
 		b.Sys(unix.SYS_SETDOMAINNAME, b.Str(o.Name).Arg(), child.Imm(len(o.Name)))
 	case plan.CgroupNamespace:
 		b.Wait()
+		if o.ResetAffinity {
+			// To all processors of the cgroup, whatever the runtime was pinned to.
+			all := make([]uint64, 128)
+			for i := range all {
+				all[i] = ^uint64(0)
+			}
+			b.Sys(unix.SYS_SCHED_SETAFFINITY, child.Imm(0), child.Imm(8*len(all)), b.Words(all...).Arg()).Ignore()
+		}
 		if o.New {
 			b.Sys(unix.SYS_UNSHARE, child.Imm(unix.CLONE_NEWCGROUP))
 		}
@@ -176,6 +188,7 @@ func (l *lowerer) op(o plan.Op) error {
 	case plan.Chdir:
 		l.chdir(o)
 	case plan.LookPath:
+		l.lookOp = l.i
 		l.lookPath(o)
 	case plan.Label:
 		l.label(o)
@@ -234,6 +247,11 @@ func (l *lowerer) becomeRoot() {
 func (l *lowerer) timeOffsets(o plan.TimeOffsets) {
 	l.b.Sys(unix.SYS_UNSHARE, child.Imm(unix.CLONE_NEWTIME))
 	if o.Text != "" {
+		// Becoming root made the process not dumpable, and its /proc files the host's root's.
+		// Only a new user namespace is joined yet, so nobody is there to look.
+		if l.p.Flags&unix.CLONE_NEWUSER != 0 {
+			l.b.Sys(unix.SYS_PRCTL, child.Imm(unix.PR_SET_DUMPABLE), child.Imm(1), child.Imm(0), child.Imm(0), child.Imm(0))
+		}
 		l.procWrite("self/timens_offsets", o.Text)
 	}
 }

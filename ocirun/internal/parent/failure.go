@@ -9,6 +9,18 @@ import (
 	"strata/ocirun/internal/plan"
 )
 
+// ExecError says that the execve of the program failed. The process has told its own
+// standard error already.
+type ExecError struct {
+	Program string
+	Err     error
+}
+
+func (e *ExecError) Error() string { return "exec " + e.Program + ": " + e.Err.Error() }
+
+// Unwrap returns the errno.
+func (e *ExecError) Unwrap() error { return e.Err }
+
 // failure words what the child reported.
 func (r *run) failure(m child.Message) error {
 	op, nr := int(m.Op), -1
@@ -23,7 +35,7 @@ func (r *run) failure(m child.Message) error {
 			return lookPathError(o, m.Value)
 		case plan.Exec:
 			if nr == unix.SYS_EXECVE {
-				return fmt.Errorf("exec %s: %w", o.Args[0], unix.Errno(m.Value))
+				return &ExecError{o.Args[0], unix.Errno(m.Value)}
 			}
 		case plan.Bind:
 			if nr == unix.SYS_OPEN_TREE {

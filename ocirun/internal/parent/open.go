@@ -132,6 +132,14 @@ func (r *run) openOp(i int, o plan.Op) error {
 		if o.Type == "tmpfs" {
 			return r.inheritMode(i, o)
 		}
+	case plan.Pivot:
+		if o.Move {
+			mounts, err := procMounts(r.rootfs())
+			if err != nil {
+				return err
+			}
+			r.fds.ProcMounts = mounts
+		}
 	case plan.CopyUp:
 		f, err := copyUp(o, r.rootfs())
 		if err != nil {
@@ -155,6 +163,14 @@ func (r *run) openOp(i int, o plan.Op) error {
 // a user namespace, or because the mount shall stay in the peer group of the host's.
 // Otherwise the child opens it, and sees what earlier mounts have put there.
 func (r *run) openBind(i int, o plan.Bind) error {
+	dest, err := r.throughDangling(o.Dest)
+	if err != nil {
+		return err
+	}
+	if dest != o.Dest {
+		o.Dest = dest
+		r.args.Plan.Ops[i] = o
+	}
 	user := r.args.Plan.Flags&unix.CLONE_NEWUSER != 0 || joinsUser(r.args.Plan)
 	inside := strings.HasPrefix(o.Source+"/", r.rootfs()+"/")
 	if inside || r.args.Unprivileged || !user && o.Propagation != unix.MS_SHARED {
@@ -165,7 +181,20 @@ func (r *run) openBind(i int, o plan.Bind) error {
 		return fmt.Errorf("error mounting %q to rootfs at %q: %w", o.Source, o.Dest, err)
 	}
 	r.fds.Dirs[i] = st.IsDir()
-	return r.openTree(i, o, o.Source, o.Recursive)
+	if err := r.openTree(i, o, o.Source, o.Recursive); err != nil || o.IDMap == nil {
+		return err
+	}
+	// Only the owner of the filesystem may map its ids: not a user namespace's root.
+	flags := uint(unix.AT_EMPTY_PATH)
+	if o.IDMap.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(r.fds.IDMaps[i])}
+	if err := unix.MountSetattr(r.fds.ByOp[i], "", flags, attr); err != nil {
+		return fmt.Errorf("%s: mount_setattr: %w", o, err)
+	}
+	delete(r.fds.IDMaps, i) // done
+	return nil
 }
 
 func joinsUser(p *plan.Plan) bool {

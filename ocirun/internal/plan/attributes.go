@@ -65,20 +65,20 @@ func memoryPolicy(m *specs.LinuxMemoryPolicy) (MemoryPolicy, error) {
 	}
 	mode, ok := modes[m.Mode]
 	if !ok {
-		return MemoryPolicy{}, fmt.Errorf("memory policy mode %q: %w", m.Mode, errdefs.ErrInvalidArgument)
+		return MemoryPolicy{}, fmt.Errorf("invalid memory policy mode %q: %w", m.Mode, errdefs.ErrInvalidArgument)
 	}
 	op := MemoryPolicy{Mode: mode}
 	for _, f := range m.Flags {
 		v, ok := flags[f]
 		if !ok {
-			return op, fmt.Errorf("memory policy flag %q: %w", f, errdefs.ErrInvalidArgument)
+			return op, fmt.Errorf("invalid memory policy flag %q: %w", f, errdefs.ErrInvalidArgument)
 		}
 		op.Mode |= v
 	}
 	if m.Nodes != "" {
 		nodes, err := ParseCPUs(m.Nodes)
 		if err != nil {
-			return op, fmt.Errorf("memory policy nodes: %w", err)
+			return op, fmt.Errorf("invalid memory policy node: %w", err)
 		}
 		op.Nodes = nodes
 	}

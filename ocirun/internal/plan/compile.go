@@ -214,13 +214,10 @@ func (c *compiler) kernel() {
 
 // files makes the container's tree.
 func (c *compiler) files() error {
+	root := c.rootfs()
 	prop, err := rootPropagation(c.s.Linux.RootfsPropagation)
 	if err != nil {
 		return err
-	}
-	root := c.s.Root.Path
-	if !filepath.IsAbs(root) {
-		root = filepath.Join(c.h.Bundle, root)
 	}
 	first := prop
 	if first == 0 {
@@ -269,6 +266,13 @@ func (c *compiler) files() error {
 	return nil
 }
 
+func (c *compiler) rootfs() string {
+	if filepath.IsAbs(c.s.Root.Path) {
+		return filepath.Clean(c.s.Root.Path)
+	}
+	return filepath.Join(c.h.Bundle, c.s.Root.Path)
+}
+
 func (c *compiler) sysctls() {
 	var names []string
 	for n := range c.s.Linux.Sysctl {
@@ -281,7 +285,7 @@ func (c *compiler) sysctls() {
 }
 
 func (c *compiler) cgroupNamespace() {
-	c.add(CgroupNamespace{New: c.fresh(specs.CgroupNamespace)})
+	c.add(CgroupNamespace{New: c.fresh(specs.CgroupNamespace), ResetAffinity: true})
 }
 
 func rootPropagation(s string) (uint64, error) {

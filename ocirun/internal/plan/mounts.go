@@ -20,6 +20,9 @@ func (c *compiler) mounts(rootProp uint64) error {
 		}
 		o := parseOptions(m.Options)
 		dest := clean(m.Destination)
+		if rest, ok := strings.CutPrefix(dest+"/", c.rootfs()+"/"); ok {
+			dest = clean(rest) // a destination that begins with the rootfs is taken to be below it, as by runc
+		}
 		isBind := o.bind || m.Type == "bind"
 		if !isBind && !o.remount && m.Type == "" {
 			return fmt.Errorf("mount on %q has no type: %w", dest, errdefs.ErrInvalidArgument)

@@ -69,7 +69,7 @@ type (
 	Domainname struct{ Name string }
 	// CgroupNamespace waits until the parent has moved the child into its cgroup, and
 	// makes that the root of a new cgroup namespace, unless New is false.
-	CgroupNamespace struct{ New bool }
+	CgroupNamespace struct{ New, ResetAffinity bool }
 	// Sysctl writes a file of /proc/sys.
 	Sysctl struct{ Name, Value string }
 	// Personality sets the execution domain.

@@ -51,7 +51,7 @@ func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
 		c.add(JoinTask{pid}, Fork{0})
 		user = 0
 	}
-	c.add(CgroupNamespace{})
+	c.add(CgroupNamespace{ResetAffinity: p.ExecCPUAffinity == nil || p.ExecCPUAffinity.Initial == ""})
 	if flags &^= unix.CLONE_NEWPID; user == 0 {
 		flags &^= unix.CLONE_NEWUSER
 	}

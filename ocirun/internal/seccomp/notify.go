@@ -21,7 +21,7 @@ func Send(path string, st specs.ContainerProcessState, listener *os.File) error 
 	}
 	sock, err := fdpass.Connect(path)
 	if err != nil {
-		return fmt.Errorf("connect to seccomp agent: %w", err)
+		return fmt.Errorf("failed to connect with seccomp agent: %w", err)
 	}
 	defer sock.Close()
 	if err := fdpass.Send(sock, data, listener); err != nil {

@@ -124,7 +124,7 @@ func parseRules(p *specs.LinuxSeccomp, def uint32) ([]rule, error) {
 		for _, name := range s.Names {
 			if ret == retNotify && (name == "write" || name == "sendmsg") {
 				// The runtime itself needs these to hand over the listener.
-				return nil, fmt.Errorf("seccomp action %s for %s: %w", s.Action, name, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("%s cannot be used for the %s syscall: %w", s.Action, name, errdefs.ErrInvalidArgument)
 			}
 			for _, g := range groups {
 				rules = append(rules, rule{name: name, ret: ret, conds: g, noop: ret == def})

@@ -96,7 +96,30 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 		s.lost(ctx, c)
 	}
 	if o.first {
+		s.undoConnects(ctx, c)
 		s.follow(ctx, c)
+	}
+}
+
+// undoConnects takes a running container off the networks that its definition does not
+// name: a crash came between their connection and its record.
+func (s *Service) undoConnects(ctx context.Context, c *Container) {
+	box, ok := s.Networks.Sandbox(c.ID)
+	d := c.Definition()
+	if !ok || d.Host.NetworkMode.IsContainer() || !c.State().Status.HasTask() {
+		return
+	}
+	for _, e := range box.Endpoints {
+		wished := false
+		for name, ep := range d.Endpoints {
+			wished = wished || name == e.NetworkName || ep != nil && ep.NetworkID == e.NetworkID
+		}
+		if wished {
+			continue
+		}
+		if _, err := s.Networks.Disconnect(ctx, c.ID, e.NetworkID); err != nil {
+			ctxlog.From(ctx).Warn("half-made connection to a network stays", ctxlog.Network, e.NetworkName, ctxlog.Error, err)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ var portElement = regexp.MustCompile(`(?s)map (pub\w+) \{[^}]*?elements = \{([^}
 func (s *Stack) Residue() []string {
 	out := s.leaks()
 	for _, pattern := range []string{
-		"run/engine/netns/*", "run/engine/sandboxes/*", "run/engine/attach/*", "run/engine/shm/*", "lib/engine/containers/*",
+		"run/engine/netns/*", "run/engine/sandboxes/*", "run/engine/names/containers/*", "run/engine/attach/*", "run/engine/shm/*", "lib/engine/containers/*",
 		"run/supervisor/io.containerd.runtime.v2.task/*/*", "lib/supervisor/io.containerd.runtime.v2.task/*/*",
 		"run/supervisor/oci/*/[^.]*", "run/supervisor/s/*", "run/supervisor/restart/*/*",
 	} {

@@ -12,6 +12,7 @@ import (
 
 	"strata/engined/internal/networks/firewall"
 	"strata/pkg/linux/netns"
+	"strata/pkg/names"
 )
 
 // Object is one thing in the kernel or on disk.
@@ -67,6 +68,9 @@ func (m *Manager) Explain(containerID string) []Object {
 			host = p.HostIP.String()
 		}
 		add("port", fmt.Sprintf("%d/%s", p.ContainerPort, p.Proto), "port %d of %s, element of table inet %s", p.HostPort, host, m.cfg.FirewallTable)
+	}
+	if box.NamesPath != "" {
+		add("file", box.NamesPath, "the shim answers DNS from it at %s", names.Addr)
 	}
 	m.mu.Lock()
 	sb := m.sandboxes[containerID]

@@ -89,7 +89,10 @@ func (m *Manager) join(ctx context.Context, r Request) (*sandbox, error) {
 		err = m.writeFiles(sb)
 	}
 	wg.Wait()
-	if err := errors.Join(err, kernel); err != nil {
+	if err = errors.Join(err, kernel); err == nil {
+		err = m.writeNames(sb)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := failpoint.Hit("networks/join/built"); err != nil {
@@ -285,6 +288,9 @@ func (m *Manager) build(ctx context.Context, sb *sandbox) error {
 	}
 	if err != nil {
 		return err
+	}
+	if sb.request.Resolver {
+		sb.dnsPort = m.leadDNS(ctx, in)
 	}
 	for _, e := range sb.endpoints {
 		if err = m.plug(ctx, in, e); err != nil {

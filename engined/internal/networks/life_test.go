@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"strata/engined/internal/networks/ports"
 	"strata/pkg/linux/netns"
+	"strata/pkg/names"
 )
 
 func TestRestartKeepsNetnsAddressesPortsAndConnections(t *testing.T) {
@@ -256,6 +258,97 @@ func TestNamesAreInHostsFilesAndStayTrue(t *testing.T) {
 	}
 	if got := l.file("a", resolvFile); !strings.HasSuffix(got, "\nnameserver 192.0.2.53\nsearch example.org\n") {
 		t.Errorf("resolv.conf = %q", got)
+	}
+}
+
+func TestNamesAreInFilesForShimsThatAnswerDNS(t *testing.T) {
+	l := newLab(t)
+	app := l.network(CreateRequest{Name: "app"})
+	l.network(CreateRequest{Name: "closed", Internal: true})
+	own := func(r *Request) { r.Resolver = true }
+	a := l.container("a", on("app"), own)
+	b := l.container("b", own, func(r *Request) {
+		r.Endpoints = []EndpointRequest{{Network: "app", Aliases: []string{"db"}, Links: []string{"a:first"}}}
+		r.Services, r.DNS = []names.Service{{Proto: "tcp", Port: 80}}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	})
+	c := l.container("c", on("closed"), own)
+	if d := l.container("d", own); d.NamesPath != "" {
+		t.Errorf("a container of the default bridge has names: %s", d.NamesPath)
+	}
+	shown := func(box Sandbox) (string, *names.View) {
+		t.Helper()
+		f, err := names.Read(box.NamesPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := names.Open(box.NamesPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Listen.String(), store.View()
+	}
+	knows := func(box Sandbox, name string, want ...string) {
+		t.Helper()
+		_, v := shown(box)
+		var got []string
+		for _, h := range v.Lookup(name) {
+			for _, addr := range h.Addrs {
+				got = append(got, addr.String())
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %s = %v, want %v", box.ContainerID, name, got, want)
+		}
+	}
+	ipA, ipB := a.Endpoints[0].IPv4.Addr().String(), b.Endpoints[0].IPv4.Addr().String()
+	knows(a, "db", ipB)
+	knows(a, b.ContainerID[:12], ipB)
+	knows(b, "a.app", ipA)
+	knows(b, "first", ipA)
+	knows(a, "first")
+	knows(c, "a")
+	listen, view := shown(b)
+	if listen != "127.0.0.11:61053" || fmt.Sprint(view.Upstreams) != "[192.0.2.1:53]" || !slices.Equal(view.Lookup("b")[0].Ports, []names.Service{{Proto: "tcp", Port: 80}}) {
+		t.Errorf("b: listens at %s, upstreams %v", listen, view.Upstreams)
+	}
+	if _, view := shown(a); fmt.Sprint(view.Upstreams) != "[127.0.0.53:53 192.0.2.53:53]" {
+		t.Errorf("upstreams of a = %v, want the host's", view.Upstreams)
+	}
+	if _, view := shown(c); len(view.Upstreams) != 0 {
+		t.Errorf("upstreams on an internal network = %v", view.Upstreams)
+	}
+	if got := l.file("a", resolvFile); !strings.HasSuffix(got, "\nnameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n\n# ExtServers: [host(127.0.0.53) host(192.0.2.53)]\n") {
+		t.Errorf("resolv.conf = %q", got)
+	}
+	if hosts := l.file("a", hostsFile); strings.Contains(hosts, ipB) || !strings.Contains(hosts, ipA+"\ta\n") {
+		t.Errorf("hosts file:\n%s", hosts)
+	}
+	l.restart()
+	if err := l.Rename(t.Context(), b.ContainerID, "b2"); err != nil {
+		t.Fatal(err)
+	}
+	knows(a, "b2", ipB)
+	if _, err := l.Connect(t.Context(), c.ContainerID, EndpointRequest{Network: "app"}); err != nil {
+		t.Fatal(err)
+	}
+	knows(c, "b2", ipB)
+	if _, err := l.Disconnect(t.Context(), c.ContainerID, "app"); err != nil {
+		t.Fatal(err)
+	}
+	knows(c, "b2")
+	knows(a, "c")
+	for _, box := range []Sandbox{a, b} {
+		if err := l.Leave(t.Context(), box.ContainerID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Remove(t.Context(), app.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{a.NamesPath, b.NamesPath, l.cfg.memberPath(app.ID)} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", path, err)
+		}
 	}
 }
 

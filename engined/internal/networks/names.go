@@ -46,13 +46,10 @@ func validName(name string) bool {
 func (m *Manager) writeFiles(sb *sandbox) error {
 	dir := sb.request.Dir
 	if dir == "" {
-		return m.writeNames(sb)
+		return nil
 	}
 	own, err := m.ownLines(sb)
 	if err != nil {
-		return err
-	}
-	if err := m.writeNames(sb); err != nil {
 		return err
 	}
 	peers := m.peerLines(sb)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"strata/engined/internal/networks/bridge"
+	"strata/engined/internal/networks/dnsport"
 	"strata/engined/internal/networks/etcfiles"
 	"strata/pkg/ctxlog"
 	"strata/pkg/names"
@@ -66,6 +68,16 @@ func ownResolvConf(host, wish etcfiles.Resolver) []byte {
 	return append(out, "]\n"...)
 }
 
+// leadDNS keeps port 53 free for a container's own DNS server, and returns where its shim is
+// to listen instead. Where nftables cannot translate inside, that is port 53 all the same.
+func (m *Manager) leadDNS(ctx context.Context, in *bridge.Inside) uint16 {
+	if err := dnsport.Lead(in.File(), netip.AddrPortFrom(names.Addr, names.Port)); err != nil {
+		ctxlog.From(ctx).Debug("port 53 of the container is taken by its names", ctxlog.Error, err)
+		return names.Port
+	}
+	return dnsport.Port
+}
+
 // writeNames writes the file that a container's shim answers DNS from.
 func (m *Manager) writeNames(sb *sandbox) error {
 	if !sb.request.Resolver {
@@ -75,7 +87,7 @@ func (m *Manager) writeNames(sb *sandbox) error {
 	if err != nil {
 		return err
 	}
-	f := names.File{Listen: netip.AddrPortFrom(names.Addr, names.Port)}
+	f := names.File{Listen: netip.AddrPortFrom(names.Addr, sb.dnsPort)}
 	m.mu.Lock()
 	outside := false
 	for _, e := range sb.endpoints {

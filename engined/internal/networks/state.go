@@ -23,6 +23,7 @@ type sandbox struct {
 	// Guarded by the container's lock:
 	request Request
 	publishedPorts
+	dnsPort uint16 // where the shim listens for DNS; 0 without Request.Resolver
 
 	// Guarded by Manager.mu, and changed under the container's lock:
 	endpoints []Endpoint
@@ -37,6 +38,7 @@ type record struct {
 	Request   Request
 	Endpoints []Endpoint
 	Ports     []PortMapping
+	DNSPort   uint16
 	Ready     bool
 }
 
@@ -51,7 +53,7 @@ func (m *Manager) recordPath(containerID string) string {
 
 // save writes the record of a sandbox. Preconditions: the container's lock is held.
 func (m *Manager) save(sb *sandbox) error {
-	data, err := json.Marshal(record{Request: sb.request, Endpoints: sb.endpoints, Ports: sb.mapped, Ready: sb.ready})
+	data, err := json.Marshal(record{Request: sb.request, Endpoints: sb.endpoints, Ports: sb.mapped, DNSPort: sb.dnsPort, Ready: sb.ready})
 	if err != nil {
 		return fmt.Errorf("encode sandbox: %w", err)
 	}
@@ -108,7 +110,7 @@ func (m *Manager) relearnOne(ctx context.Context, containerID string) error {
 		ctxlog.From(ctx).Info("half-made network of a container was undone", ctxlog.ContainerID, containerID)
 		return m.discard(containerID, r.Endpoints)
 	}
-	sb := &sandbox{request: r.Request, endpoints: r.Endpoints, ready: true, peers: m.loadPeers(containerID)}
+	sb := &sandbox{request: r.Request, endpoints: r.Endpoints, dnsPort: r.DNSPort, ready: true, peers: m.loadPeers(containerID)}
 	for _, e := range r.Endpoints {
 		n, err := m.find(e.NetworkID)
 		if err != nil {

@@ -62,6 +62,9 @@ func EnterNetns(path string) (*Inside, error) {
 // Close lets go of the netns.
 func (in *Inside) Close() error { return errors.Join(in.rt.Close(), in.ns.Close()) }
 
+// File is the netns, open until Close.
+func (in *Inside) File() *os.File { return in.ns }
+
 // Port is a veth pair from a bridge into a container.
 type Port struct {
 	Bridge    int    // index

@@ -218,7 +218,7 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	}
 	out := &dockerfile.Base{
 		Name: ref, ID: img.ID, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
-		Platform: img.Config.Platform, History: img.Config.History,
+		Platform: img.Config.Platform, History: completed(img.Config),
 	}
 	if len(img.RawConfig) > 0 {
 		if err := json.Unmarshal(img.RawConfig, &out.Config); err != nil {
@@ -226,6 +226,22 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 		}
 	}
 	return out, nil
+}
+
+// completed returns the history of an image with a line for each layer that has none, so
+// that what is added says the right thing about the layers above.
+func completed(cfg ocispec.Image) []ocispec.History {
+	out := slices.Clone(cfg.History)
+	layers := 0
+	for _, h := range out {
+		if !h.EmptyLayer {
+			layers++
+		}
+	}
+	for ; layers < len(cfg.RootFS.DiffIDs); layers++ {
+		out = append(out, ocispec.History{Created: cfg.Created, Comment: "imported from a layer without history"})
+	}
+	return out
 }
 
 func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) error {
@@ -378,7 +394,15 @@ func (b *builder) cached(v *dockerfile.Vertex, rec *Record) {
 	b.s.cache.use(rec.Key)
 	var visit func(v *dockerfile.Vertex, key string)
 	visit = func(v *dockerfile.Vertex, key string) {
-		if v == nil || !b.report(v, Ending{Key: key, Cached: true}) {
+		if v == nil {
+			return
+		}
+		if key == "" {
+			b.mu.Lock()
+			key = b.plain[v]
+			b.mu.Unlock()
+		}
+		if !b.report(v, Ending{Key: key, Cached: true}) {
 			return
 		}
 		for _, in := range v.Inputs() {

@@ -161,8 +161,13 @@ type work struct {
 func (w *work) close() { w.undo.Clean() }
 
 // prepare finds the content key of v and what it takes.
-func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Record, inputs []*Record) (*work, error) {
+func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Record, inputs []*Record) (_ *work, err error) {
 	w := &work{v: v, parent: parent, inputs: inputs}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
 	parts := []string{"content", b.definition(v), parent.Key}
 	switch {
 	case v.Copy != nil && len(v.Copy.URLs) > 0:

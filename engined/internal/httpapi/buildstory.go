@@ -176,7 +176,7 @@ func (s *buildStory) advance() {
 			if t.end == nil || t.end.Err != nil {
 				return
 			}
-			s.footer(t)
+			s.footer(step.Vertex, t)
 		}
 		s.at, s.begun = s.at+1, false
 	}
@@ -204,9 +204,12 @@ func (s *buildStory) begin() {
 	t.waiting = nil
 }
 
-func (s *buildStory) footer(t *tale) {
+func (s *buildStory) footer(v *dockerfile.Vertex, t *tale) {
 	id := strings.TrimPrefix(strings.TrimPrefix(t.end.Key, "image:"), "sha256:")
-	if t.end.Cached {
+	if v.Image != nil {
+		id = v.Image.ID.Encoded()
+	}
+	if t.end.Cached && v.Parent != nil {
 		s.say(" ---> Using cache\n")
 	}
 	if t.container != "" {

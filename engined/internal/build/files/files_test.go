@@ -1,0 +1,230 @@
+package files
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/pkg/linux/archive"
+)
+
+var testLimits = Limits{Bytes: 1 << 20, Entries: 100}
+
+type file struct {
+	name, text, link string
+	kind             byte
+	mode             int64
+	at               int64
+}
+
+func archiveOf(t *testing.T, list ...file) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, f := range list {
+		h := &tar.Header{Name: f.name, Linkname: f.link, Typeflag: f.kind, Mode: f.mode, Size: int64(len(f.text)), ModTime: time.Unix(f.at, 0), Uid: 1234}
+		if h.Typeflag == 0 {
+			h.Typeflag = tar.TypeReg
+		}
+		if h.Mode == 0 {
+			h.Mode = 0o644
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(tw, f.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func receive(t *testing.T, list ...file) *Context {
+	t.Helper()
+	c, err := Receive(bytes.NewReader(archiveOf(t, list...)), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func rels(items []Item) []string {
+	var out []string
+	for _, it := range items {
+		name := it.Rel
+		if name == "" {
+			name = "=" + it.Base
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
+func TestSelect(t *testing.T) {
+	c := receive(t, file{name: "a.txt", text: "a"}, file{name: "b.txt", text: "b"}, file{name: "d/one.go", text: "1"}, file{name: "d/two.md", text: "2"},
+		file{name: "d/sub/three.go", text: "3"}, file{name: "link", kind: tar.TypeSymlink, link: "d/sub"}, file{name: "up", kind: tar.TypeSymlink, link: "../../../d"})
+	for _, row := range []struct {
+		name string
+		wish Wish
+		want []string
+	}{
+		{"a file", Wish{Sources: []string{"a.txt"}}, []string{"=a.txt"}},
+		{"patterns", Wish{Sources: []string{"*.txt"}}, []string{"=a.txt", "=b.txt"}},
+		{"what is in a directory", Wish{Sources: []string{"d"}}, []string{"one.go", "sub", "sub/three.go", "two.md"}},
+		{"a pattern in the middle", Wish{Sources: []string{"d/s*/t*.go"}}, []string{"=three.go"}},
+		{"a symlink to a directory is followed", Wish{Sources: []string{"link"}}, []string{"three.go"}},
+		{"a symlink above the root ends in the root", Wish{Sources: []string{"up/one.go"}}, []string{"=one.go"}},
+		{"dots do not lead out", Wish{Sources: []string{"../../a.txt"}}, []string{"=a.txt"}},
+		{"exclusions", Wish{Sources: []string{"d"}, Exclude: []string{"**/*.md", "sub"}}, []string{"one.go"}},
+		{"exceptions of exclusions", Wish{Sources: []string{"d"}, Exclude: []string{"*", "!sub/three.go"}}, []string{"sub/three.go"}},
+		{"parents", Wish{Sources: []string{"d/sub/three.go"}, Parents: true}, []string{"d", "d/sub", "d/sub/three.go"}},
+		{"parents from a pivot", Wish{Sources: []string{"d/./sub/three.go"}, Parents: true}, []string{"sub", "sub/three.go"}},
+		{"a pattern that nothing matches", Wish{Sources: []string{"*.none"}}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			items, err := Select(c, row.wish)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := rels(items); !slices.Equal(got, row.want) {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestMissingFilesNameTheirNeighbours(t *testing.T) {
+	c := receive(t, file{name: "d/make", text: ""})
+	_, err := Select(c, Wish{Sources: []string{"d/maek"}})
+	nf, ok := errors.AsType[*NotFoundError](err)
+	if !ok || !errdefs.IsNotFound(err) || nf.Name != "d/maek" || !slices.Equal(nf.Near, []string{"d/make"}) {
+		t.Errorf("error %+v", err)
+	}
+}
+
+func TestDigestIsOfWhatMatters(t *testing.T) {
+	base := []file{{name: "d/x", text: "one", at: 1}, {name: "d/l", kind: tar.TypeSymlink, link: "x"}}
+	of := func(list []file) string {
+		c := receive(t, list...)
+		items, err := Select(c, Wish{Sources: []string{"d"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := Digest(t.Context(), c, items)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.String()
+	}
+	want := of(base)
+	for _, row := range []struct {
+		name string
+		list []file
+		same bool
+	}{
+		{"time", []file{{name: "d/x", text: "one", at: 99}, base[1]}, true},
+		{"a file elsewhere", append(slices.Clone(base), file{name: "other", text: "x"}), true},
+		{"order in the archive", []file{base[1], base[0]}, true},
+		{"content", []file{{name: "d/x", text: "two"}, base[1]}, false},
+		{"mode", []file{{name: "d/x", text: "one", mode: 0o755}, base[1]}, false},
+		{"name", []file{{name: "d/y", text: "one"}, base[1]}, false},
+		{"target of a symlink", []file{base[0], {name: "d/l", kind: tar.TypeSymlink, link: "y"}}, false},
+	} {
+		if got := of(row.list) == want; got != row.same {
+			t.Errorf("%s: same digest: %v, want %v", row.name, got, row.same)
+		}
+	}
+}
+
+func TestReceiveRefusesWhatIsTooMuchOrNoArchive(t *testing.T) {
+	bomb := archiveOf(t, file{name: "big", text: strings.Repeat("x", 1<<20+1)})
+	var packed bytes.Buffer
+	zw := gzip.NewWriter(&packed)
+	_, _ = zw.Write(bomb)
+	_ = zw.Close()
+	many := make([]file, testLimits.Entries+1)
+	for i := range many {
+		many[i] = file{name: strings.Repeat("x", i+1)}
+	}
+	for _, row := range []struct {
+		name  string
+		data  []byte
+		class func(error) bool
+	}{
+		{"bomb", packed.Bytes(), errdefs.IsResourceExhausted},
+		{"too many", archiveOf(t, many...), errdefs.IsResourceExhausted},
+		{"text", []byte("FROM busybox\nRUN this is no tar archive at all, but a Dockerfile that somebody sent\n"), errdefs.IsInvalidArgument},
+		{"cut off", archiveOf(t, file{name: "a", text: strings.Repeat("x", 4000)})[:1500], errdefs.IsInvalidArgument},
+		{"file as a directory", archiveOf(t, file{name: "a", text: "x"}, file{name: "a/b", text: "x"}), errdefs.IsInvalidArgument},
+		{"hard link to nothing", archiveOf(t, file{name: "a", kind: tar.TypeLink, link: "b"}), errdefs.IsInvalidArgument},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := t.TempDir()
+			_, err := Receive(bytes.NewReader(row.data), dir, testLimits)
+			if !row.class(err) {
+				t.Errorf("error %v", err)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestPutStaysInsideTheRoot(t *testing.T) {
+	outside := t.TempDir()
+	root := filepath.Join(outside, "root")
+	if err := errors.Join(os.MkdirAll(filepath.Join(root, "in"), 0o755), os.Symlink("../..", filepath.Join(root, "out")), os.Symlink("/in", filepath.Join(root, "abs"))); err != nil {
+		t.Fatal(err)
+	}
+	c := receive(t, file{name: "f", text: "data"}, file{name: "evil/../../f2", text: "data"})
+	items, err := Select(c, Wish{Sources: []string{"f"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dest := range []string{"/out/", "/abs/", "/new/dir/", "/plain"} {
+		if err := Put(t.Context(), root, c, items, Placement{Dest: dest, Owner: &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}}); err != nil {
+			t.Fatalf("%s: %v", dest, err)
+		}
+	}
+	for _, name := range []string{"f", "in/f", "new/dir/f", "plain"} {
+		if data, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(data) != "data" {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+	}
+	if entries, _ := os.ReadDir(outside); len(entries) != 1 {
+		t.Errorf("outside of the root: %v", entries)
+	}
+	if err := Put(t.Context(), root, c, items, Placement{Dest: "/plain/"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a file as a directory: %v", err)
+	}
+}
+
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte("x"))
+	f.Add(make([]byte, 1024))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Receive(bytes.NewReader(data), t.TempDir(), testLimits)
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := Select(c, Wish{Sources: []string{"/"}}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,416 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"strata/integration/harness"
+)
+
+// project writes files into a directory of its own and returns it.
+func project(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		full := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// clients are the two front doors of a build.
+var clients = []string{"engine", "docker"}
+
+// build builds with a client and returns what it said.
+func build(s *harness.Stack, client string, args ...string) harness.Result {
+	cmd := s.Command(client, append([]string{"build"}, args...)...)
+	cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
+	return s.Run(cmd)
+}
+
+func mustBuild(t *testing.T, s *harness.Stack, client string, args ...string) string {
+	t.Helper()
+	r := build(s, client, args...)
+	if r.Code != 0 {
+		t.Fatalf("%s build %q: exit code %d\n%s%s\n%s", client, args, r.Code, r.Stdout, r.Stderr, s.Logs())
+	}
+	if slices.Contains(args, "-q") {
+		return r.Stdout // the image's id
+	}
+	return r.Stdout + r.Stderr
+}
+
+func TestBuilds(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	t.Run("a multi-stage Dockerfile makes the same image through both doors, and runs", func(t *testing.T) { multiStage(t, s.For(t)) })
+	t.Run("a build in which nothing changed runs nothing", func(t *testing.T) { cached(t, s.For(t)) })
+	t.Run("equal files of another origin are a cache hit", func(t *testing.T) { contentAddressed(t, s.For(t)) })
+	t.Run("a secret is seen by its command and is nowhere else", func(t *testing.T) { secrets(t, s.For(t)) })
+	t.Run("a command that fails says its code, its line and its output", func(t *testing.T) { failing(t, s.For(t)) })
+	t.Run("a cancelled build stops its command at once", func(t *testing.T) { cancelled(t, s.For(t)) })
+	t.Run("mistakes are said with what to do", func(t *testing.T) { mistakes(t, s.For(t)) })
+	t.Run("files arrive with the owners and modes that were asked for", func(t *testing.T) { copies(t, s.For(t)) })
+	t.Run("SOURCE_DATE_EPOCH makes layers and image reproducible", func(t *testing.T) { reproducible(t, s.For(t)) })
+	t.Run("cache mounts outlive builds and are pruned", func(t *testing.T) { cacheMounts(t, s.For(t)) })
+	t.Run("prune leaves images that were built as they are", func(t *testing.T) { prune(t, s.For(t)) })
+}
+
+const multiStageFile = `ARG TAG=test
+FROM busybox:$TAG AS maker
+RUN mkdir /out && echo made >/out/made
+FROM busybox:test AS unused
+RUN echo this must not run && false
+FROM busybox:$TAG
+LABEL who=test
+ENV GREETING="hello world"
+WORKDIR /srv/app
+COPY --from=maker --chown=nobody:nogroup /out/ ./
+COPY hello.txt .
+COPY <<EOF inline
+$GREETING
+EOF
+USER nobody
+ENTRYPOINT ["/bin/cat"]
+CMD ["made", "hello.txt", "inline"]
+`
+
+func multiStage(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": multiStageFile, "hello.txt": "from the context\n"})
+	for _, client := range clients {
+		out := mustBuild(t, s, client, "--no-cache", "-t", "multi:"+client, "-t", "second:"+client, "--label", "from=cli", dir)
+		if strings.Contains(out, "this must not run") {
+			t.Errorf("%s: a stage that nobody needs was built:\n%s", client, out)
+		}
+		for _, name := range []string{"multi:", "second:"} {
+			if got, want := s.OK(client, "run", "--rm", name+client), "made\nfrom the context\nhello world"; got != want {
+				t.Errorf("%s: run says %q, want %q", client, got, want)
+			}
+		}
+		if got := s.OK("docker", "run", "--rm", "--entrypoint", "stat", "multi:"+client, "-c", "%U:%G", "/srv/app/made"); got != "nobody:nogroup" {
+			t.Errorf("%s: owner %q", client, got)
+		}
+	}
+	var images []struct {
+		Config struct {
+			Env, Cmd, Entrypoint []string
+			User, WorkingDir     string
+			Labels               map[string]string
+		}
+		RootFS struct{ Layers []string }
+	}
+	if err := json.Unmarshal([]byte(s.OK("docker", "image", "inspect", "multi:engine", "multi:docker")), &images); err != nil {
+		t.Fatal(err)
+	}
+	a, b := images[0].Config, images[1].Config
+	if !slices.Equal(a.Env, b.Env) || !slices.Equal(a.Cmd, b.Cmd) || a.User != "nobody" || b.User != a.User || a.WorkingDir != "/srv/app" || a.Labels["from"] != "cli" || b.Labels["who"] != "test" {
+		t.Errorf("configurations differ or lack something: %+v, %+v", a, b)
+	}
+	if history := s.OK("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", "multi:docker"); !strings.Contains(history, "COPY hello.txt . # buildkit") || !strings.Contains(history, `CMD ["made" "hello.txt" "inline"]`) {
+		t.Errorf("history:\n%s", history)
+	}
+}
+
+func cached(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /a\nRUN cat /a && date +%N >/stamp\nRUN true\n", "a": "1\n"})
+	first := mustBuild(t, s, "docker", "-q", dir)
+	start := time.Now()
+	again := build(s, "docker", dir)
+	t.Logf("a build in which nothing changed took %v", time.Since(start))
+	if n := strings.Count(again.Stdout, "---> Using cache"); n != 3 {
+		t.Errorf("%d steps from the cache, want 3:\n%s", n, again.Stdout)
+	}
+	if got := mustBuild(t, s, "engine", "-q", dir); got != first {
+		t.Errorf("second image %s, want %s", got, first)
+	}
+	// Times of files do not matter, contents do.
+	now := time.Now()
+	if err := os.Chtimes(filepath.Join(dir, "a"), now, now.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustBuild(t, s, "engine", "-q", dir); got != first {
+		t.Errorf("a file that is newer only made another image")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := build(s, "docker", dir); !strings.Contains(got.Stdout, "\n2\n") || strings.Contains(got.Stdout, "Using cache") {
+		t.Errorf("a changed file was not noticed:\n%s", got.Stdout)
+	}
+	if got := mustBuild(t, s, "engine", "-q", "--no-cache", dir); got == first {
+		t.Error("--no-cache used the cache")
+	}
+}
+
+func contentAddressed(t *testing.T, s *harness.Stack) {
+	file := func(how string) string {
+		return "FROM busybox:test AS a\nRUN " + how + "\nFROM busybox:test\nCOPY --from=a /same /same\nRUN date +%N >/stamp\n"
+	}
+	one := mustBuild(t, s, "engine", "-q", project(t, map[string]string{"Dockerfile": file("echo same >/same")}))
+	two := mustBuild(t, s, "engine", "-q", project(t, map[string]string{"Dockerfile": file("echo noise >/noise; echo same >/same")}))
+	if one != two {
+		t.Errorf("images %s and %s: what was copied is the same", one, two)
+	}
+}
+
+func secrets(t *testing.T, s *harness.Stack) {
+	const secret = "xyzzy-plugh-secret"
+	dir := project(t, map[string]string{
+		"Dockerfile": "FROM busybox:test\nRUN --mount=type=secret,id=tok wc -c </run/secrets/tok >/length\nRUN --mount=type=secret,id=tok,env=TOK test ${#TOK} = 18\nRUN test ! -e /run/secrets/tok && test -z \"$TOK\"\n",
+	})
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustBuild(t, s, "engine", "-t", "secret", "--secret", "id=tok,src="+file, dir)
+	if got := s.OK("engine", "run", "--rm", "secret", "cat", "/length"); got != "18" {
+		t.Errorf("the command saw %q bytes", got)
+	}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	s.OK("engine", "save", "-o", archive, "secret")
+	data, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := s.OK("engine", "run", "--rm", "secret", "sh", "-c", "ls -R /run 2>/dev/null; true")
+	if bytes.Contains(data, []byte(secret)) || strings.Contains(left, "secrets") || strings.Contains(s.OK("engine", "history", "--no-trunc", "secret"), secret) {
+		t.Error("the secret is in the image")
+	}
+	if bytes.Contains([]byte(s.Logs()), []byte(secret)) {
+		t.Error("the secret is in the daemons' logs")
+	}
+	missing := build(s, "engine", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=secret,id=none,required true\n"}))
+	if missing.Code == 0 || !strings.Contains(missing.Stderr, "secret none: not found") {
+		t.Errorf("a required secret is missing: %+v", missing)
+	}
+}
+
+func failing(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo last words; exit 7\n"})
+	for _, client := range clients {
+		r := build(s, client, dir)
+		all := r.Stdout + r.Stderr
+		if r.Code == 0 || !strings.Contains(all, "The command '/bin/sh -c echo last words; exit 7' returned a non-zero code: 7") || !strings.Contains(all, "\nlast words\n") {
+			t.Errorf("%s: %+v", client, r)
+		}
+	}
+	if r := build(s, "engine", dir); !strings.Contains(r.Stderr, "Dockerfile:2") || !strings.Contains(r.Stderr, "2 | >>> RUN echo last words; exit 7") {
+		t.Errorf("the line is not shown: %s", r.Stderr)
+	}
+}
+
+func cancelled(t *testing.T, s *harness.Stack) {
+	for _, client := range clients {
+		dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo started " + client + "; sleep 987\n"})
+		cmd := s.Command(client, "build", dir)
+		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
+		pr, pw, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdout, cmd.Stderr = pw, pw
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = pw.Close() // the child has it
+		seen := make(chan bool, 1)
+		go func() {
+			var all bytes.Buffer
+			buf := make([]byte, 4096)
+			for {
+				n, err := pr.Read(buf)
+				all.Write(buf[:n])
+				// The command's own words, not the step's name.
+				if strings.Contains(all.String(), "started "+client+"\n") {
+					seen <- true
+					_, _ = io.Copy(io.Discard, pr)
+					return
+				}
+				if err != nil {
+					seen <- false
+					return
+				}
+			}
+		}()
+		select {
+		case ok := <-seen:
+			if !ok {
+				t.Fatalf("%s: the command did not start", client)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: the command did not start within 20 s", client)
+		}
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // interrupted: the status says nothing
+		if !harness.Eventually(5*time.Second, func() bool { return !sleeping(t) }) {
+			t.Errorf("%s: the command of a cancelled build runs on", client)
+		}
+	}
+}
+
+// sleeping reports whether a command of a cancelled build runs.
+func sleeping(t *testing.T) bool {
+	t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range found {
+		if line, err := os.ReadFile(name); err == nil && string(line) == "sleep\x00987\x00" {
+			return true
+		}
+	}
+	return false
+}
+
+func mistakes(t *testing.T, s *harness.Stack) {
+	for _, row := range []struct {
+		name  string
+		files map[string]string
+		args  []string
+		want  string
+	}{
+		{"unknown instruction", map[string]string{"Dockerfile": "FROM busybox:test\nRUNN x\n"}, nil, "dockerfile parse error on line 2: unknown instruction: RUNN"},
+		{"missing file", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY maek /\n", "make": ""}, nil, `stat maek: file does not exist (did you mean "make"?)`},
+		{"missing file of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nFROM a\nCOPY --from=a /nope /\n"}, nil, "stat nope: file does not exist"},
+		{"ignored file", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY key /\n", "key": "", ".dockerignore": "key\n"}, nil, "excluded by .dockerignore"},
+		{"missing target", map[string]string{"Dockerfile": "FROM busybox:test AS builder\n"}, []string{"--target", "bilder"}, `did you mean "builder"?`},
+		{"symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY link/passwd /x\n", "link@": "/etc"}, nil, "file does not exist"},
+		{"file to a directory", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /etc/passwd/\n", "a": ""}, nil, "is a file, not a directory"},
+		{"foreign platform", map[string]string{"Dockerfile": "FROM --platform=linux/s390x busybox:test\n"}, nil, "busybox:test"},
+		{"insecure command", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --security=insecure true\n"}, nil, "security.insecure is not allowed"},
+		{"unknown user", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --chown=nosuch a /\n", "a": ""}, nil, "nosuch"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			files := map[string]string{}
+			for k, v := range row.files {
+				if !strings.HasSuffix(k, "@") {
+					files[k] = v
+				}
+			}
+			dir := project(t, files)
+			for k, v := range row.files {
+				if link, ok := strings.CutSuffix(k, "@"); ok {
+					if err := os.Symlink(v, filepath.Join(dir, link)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, client := range clients {
+				if r := build(s, client, append(row.args, dir)...); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, row.want) {
+					t.Errorf("%s: exit code %d, want %q in:\n%s%s", client, r.Code, row.want, r.Stdout, r.Stderr)
+				}
+			}
+		})
+	}
+}
+
+func copies(t *testing.T, s *harness.Stack) {
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, h := range []tar.Header{{Name: "in/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 7}, {Name: "in/f", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 7, Gid: 8, Size: 2}} {
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			_, _ = tw.Write([]byte("x\n"))
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := project(t, map[string]string{
+		"a.tar": archive.String(), "src/one.txt": "1", "src/sub/two.md": "2", "src/sub/three.txt": "3", "x/y/z": "z",
+		"Dockerfile": `FROM busybox:test
+RUN mkdir -p /real && ln -s /real /link
+ADD a.tar /unpacked/
+COPY a.tar /kept/
+COPY --chmod=600 --chown=5:6 src/one.txt /modes
+COPY --exclude=**/*.md src /filtered
+COPY src/*/t* /globbed/
+COPY --parents x/./y/z /parents/
+COPY src/one.txt /link/
+ADD --chown=9 a.tar /owned/
+`,
+	})
+	for _, client := range clients {
+		mustBuild(t, s, client, "--no-cache", "-t", "copies", dir)
+		got := s.OK("engine", "run", "--rm", "copies", "sh", "-c",
+			"stat -c '%n %a %u:%g' /unpacked/in /unpacked/in/f /kept/a.tar /modes /owned/in/f; for f in /filtered/* /filtered/sub/* /globbed/* /parents/y/* /real/*; do test -f $f && echo $f; done; test -L /link && echo still a link")
+		want := `/unpacked/in 750 7:0
+/unpacked/in/f 640 7:8
+/kept/a.tar 644 0:0
+/modes 600 5:6
+/owned/in/f 640 9:9
+/filtered/one.txt
+/filtered/sub/three.txt
+/globbed/three.txt
+/globbed/two.md
+/parents/y/z
+/real/one.txt
+still a link`
+		if got != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", client, got, want)
+		}
+	}
+}
+
+func reproducible(t *testing.T, s *harness.Stack) {
+	file := map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /a\nRUN echo x >/x && mkdir /d\n", "a": "a"}
+	one := mustBuild(t, s, "engine", "-q", "--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", project(t, file))
+	two := mustBuild(t, s, "engine", "-q", "--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", project(t, file))
+	if one != two {
+		t.Errorf("images %s and %s differ", one, two)
+	}
+}
+
+func cacheMounts(t *testing.T, s *harness.Stack) {
+	const run = "FROM busybox:test\nRUN --mount=type=cache,target=/c echo x >>/c/n; echo lines $(wc -l </c/n); test -f /c/n\n"
+	dir := project(t, map[string]string{"Dockerfile": run})
+	for i, want := range []string{"lines 1", "lines 2"} {
+		if out := build(s, "docker", "--no-cache", dir); !strings.Contains(out.Stdout, want+"\n") {
+			t.Errorf("build %d: want %q in:\n%s", i, want, out.Stdout)
+		}
+	}
+	if out := s.OK("engine", "builder", "du"); !strings.Contains(out, "cached mount /c") {
+		t.Errorf("du:\n%s", out)
+	}
+	s.OK("engine", "builder", "prune", "-af")
+	if out := build(s, "docker", "--no-cache", dir); !strings.Contains(out.Stdout, "lines 1\n") {
+		t.Errorf("after prune:\n%s", out.Stdout)
+	}
+}
+
+func prune(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo kept >/kept\n"})
+	mustBuild(t, s, "engine", "-t", "kept", dir)
+	s.OK("engine", "builder", "prune", "-af")
+	if out := s.OK("engine", "builder", "du"); strings.Contains(out, "RUN") {
+		t.Errorf("records are left:\n%s", out)
+	}
+	if got := s.OK("engine", "run", "--rm", "kept", "cat", "/kept"); got != "kept" {
+		t.Errorf("the image says %q", got)
+	}
+	mustBuild(t, s, "engine", "-t", "kept", dir)
+	if got := s.OK("engine", "run", "--rm", "kept", "cat", "/kept"); got != "kept" {
+		t.Errorf("built again, the image says %q", got)
+	}
+}

@@ -395,13 +395,15 @@ func (s *Service) resolveEndpoints(d *store.Definition) error {
 		}
 		name := ref
 		if !mode.IsHost() && !mode.IsNone() {
+			// One that is missing fails the start: clients take a 404 of create for an image.
 			n, err := s.Networks.Network(ref)
-			if err != nil {
+			switch {
+			case err == nil && ep.NetworkID == "":
+				name, ep.NetworkID = n.Name, n.ID
+			case err == nil:
+				name = n.Name
+			case !errdefs.IsNotFound(err):
 				return err
-			}
-			name = n.Name
-			if ep.NetworkID == "" {
-				ep.NetworkID = n.ID
 			}
 		}
 		if string(mode) == ref || string(mode) == ep.NetworkID {
@@ -415,13 +417,12 @@ func (s *Service) resolveEndpoints(d *store.Definition) error {
 	name := string(mode)
 	if mode.IsUserDefined() || mode.IsBridge() {
 		n, err := s.Networks.Network(name)
-		if err != nil {
-			if mode.IsBridge() {
-				return err
-			}
-			return fmt.Errorf("network %s not found: %w", name, errdefs.ErrNotFound)
+		switch {
+		case err == nil:
+			name = n.Name
+		case mode.IsBridge() || !errdefs.IsNotFound(err):
+			return err
 		}
-		name = n.Name
 	}
 	if _, ok := d.Endpoints[name]; !ok {
 		d.Endpoints[name] = &network.EndpointSettings{}

@@ -83,7 +83,7 @@ func Forward(ctx context.Context, ipv6 bool) (changed bool, err error) {
 	}
 	key := forwardingKey(ipv6)
 	if _, err := sysctl(key, "1"); err != nil {
-		return false, err
+		return false, fmt.Errorf("forwarding is off and cannot be switched on: %w; do it on the host (sysctl -w net/%s=1), or say \"ip-forward\": false in the engine's configuration", err, key)
 	}
 	ctxlog.From(ctx).Info("forwarding was switched on: a network needs it", "sysctl", "net/"+key)
 	return true, nil

@@ -151,9 +151,9 @@ func follow(ctx context.Context, sup *supervisor.Client, ctrs *containers.Servic
 			if err := ctrs.Reconcile(ctx, first); err != nil {
 				return err
 			}
+			dropStaleLeases(ctx, sup)
 			if first {
 				first = false
-				dropStaleLeases(ctx, sup)
 				close(ready)
 			}
 			return nil
@@ -183,8 +183,8 @@ func follow(ctx context.Context, sup *supervisor.Client, ctrs *containers.Servic
 	return nil
 }
 
-// dropStaleLeases ends what an engine that died has left: its leases would keep half-made
-// images for a day.
+// dropStaleLeases ends the leases that the death of an engine, or of the supervisor, has left:
+// they would keep half-made images for a day.
 func dropStaleLeases(ctx context.Context, sup *supervisor.Client) {
 	stale, err := sup.StaleLeases(ctx)
 	for _, id := range stale {

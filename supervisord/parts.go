@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"strata/pkg/ctxlog"
 	"strata/pkg/namespaces"
 	"strata/supervisord/internal/grpcapi"
 	"strata/supervisord/internal/snapshots"
 	"strata/supervisord/internal/storage"
 	"strata/supervisord/internal/tasks"
+	"strata/supervisord/internal/transfer"
 )
 
 // plugins lists our parts under the names that containerd's clients look for.
@@ -142,5 +145,22 @@ func examineIngests(s *storage.Storage) grpcapi.Check {
 			return nil
 		})
 		return out, err
+	}
+}
+
+// dropDeadTransfers ends the leases of transfers that an earlier daemon did not finish and
+// nobody can resume: archives come from a client, once.
+func dropDeadTransfers(ctx context.Context, s *storage.Storage) {
+	err := everyNamespace(ctx, s, func(ctx context.Context, _ string) error {
+		list, err := s.Leases.List(ctx)
+		for _, l := range list {
+			if what := l.Labels[transfer.LabelTransfer]; strings.HasPrefix(what, "import ") || strings.HasPrefix(what, "export ") {
+				err = errors.Join(err, s.Leases.Delete(ctx, l.ID, false))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		ctxlog.From(ctx).Warn("leases of unfinished imports stay until they expire", ctxlog.Error, err)
 	}
 }

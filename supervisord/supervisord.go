@@ -87,6 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 	server := grpc.NewServer(rpc.ServerOptions()...)
 	register(server, services{cfg: cfg, uuid: uuid, broker: broker, stores: stores, launcher: launcher, tasks: service, transfers: transfers})
 
+	dropDeadTransfers(ctx, stores)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return stores.Run(gctx) })
 	serveShims, err := listenTTRPC(cfg.Address+".ttrpc", service)

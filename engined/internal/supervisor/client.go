@@ -2,10 +2,10 @@ package supervisor
 
 import (
 	"context"
+	"sync"
 
 	"google.golang.org/grpc"
 
-	"strata/pkg/identifiers"
 	"strata/pkg/namespaces"
 	"strata/pkg/rpc"
 )
@@ -17,7 +17,7 @@ type Client struct {
 	conn      *grpc.ClientConn
 	namespace string
 	address   string
-	instance  string // of this process, among the engines of all times
+	active    sync.Map // the leases that are in use
 }
 
 // Dial returns a client of the supervisor on the unix socket address. It does not wait
@@ -27,7 +27,7 @@ func Dial(address, namespace string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn: conn, namespace: namespace, address: address, instance: identifiers.Short(identifiers.New())}, nil
+	return &Client{conn: conn, namespace: namespace, address: address}, nil
 }
 
 // Close ends the connection.

@@ -16,30 +16,33 @@ import (
 // leaseLife bounds how long a lease outlives a client that died.
 const leaseLife = 24 * time.Hour
 
-// leasePrefix begins the ids of our leases; the instance follows.
+// leasePrefix begins the ids of our leases.
 const leasePrefix = "engine-"
 
 // WithLease returns a context in which all that is made is safe from the collector until
 // done is called.
 func (c *Client) WithLease(ctx context.Context) (_ context.Context, done func(), _ error) {
 	leases := leasesapi.NewLeasesClient(c.conn)
-	resp, err := leases.Create(c.scope(ctx), &leasesapi.CreateRequest{
-		ID:     leasePrefix + c.instance + "-" + identifiers.Short(identifiers.New()),
+	leaseID := leasePrefix + identifiers.Short(identifiers.New())
+	c.active.Store(leaseID, true)
+	_, err := leases.Create(c.scope(ctx), &leasesapi.CreateRequest{
+		ID:     leaseID,
 		Labels: map[string]string{"containerd.io/gc.expire": time.Now().Add(leaseLife).UTC().Format(time.RFC3339)},
 	})
 	if err != nil {
+		c.active.Delete(leaseID)
 		return nil, nil, fmt.Errorf("take lease: %w", err)
 	}
-	leaseID := resp.GetLease().GetID()
 	return namespaces.WithLease(ctx, leaseID), func() {
 		cctx, cancel := cleanup.Context(ctx)
 		defer cancel()
+		defer c.active.Delete(leaseID)
 		_, _ = leases.Delete(c.scope(cctx), &leasesapi.DeleteRequest{ID: leaseID}) // else it expires
 	}, nil
 }
 
-// StaleLeases returns the leases of engines that died: all that WithLease took in another
-// process. Nobody else uses the engine's namespace in that way.
+// StaleLeases returns the leases that WithLease took in a process that died, or while the
+// supervisor died. Nobody else uses the engine's namespace in that way.
 func (c *Client) StaleLeases(ctx context.Context) ([]string, error) {
 	resp, err := leasesapi.NewLeasesClient(c.conn).List(c.scope(ctx), &leasesapi.ListRequest{})
 	if err != nil {
@@ -47,7 +50,7 @@ func (c *Client) StaleLeases(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	for _, l := range resp.GetLeases() {
-		if strings.HasPrefix(l.GetID(), leasePrefix) && !strings.HasPrefix(l.GetID(), leasePrefix+c.instance) {
+		if _, active := c.active.Load(l.GetID()); strings.HasPrefix(l.GetID(), leasePrefix) && !active {
 			out = append(out, l.GetID())
 		}
 	}

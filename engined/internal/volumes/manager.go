@@ -126,10 +126,11 @@ func (m *Manager) recover() error {
 		}
 		name, _, _ := strings.Cut(rest, "@")
 		path := filepath.Join(m.root, e.Name())
-		if _, ok := m.volumes[name]; ok { // the record was not deleted: the removal is undone
-			if err := os.Rename(path, m.dir(name)); err == nil {
-				continue
+		if undone, err := m.settleRemoval(name, path); undone || err != nil {
+			if err != nil {
+				return fmt.Errorf("finish removal of volume %q: %w", name, err)
 			}
+			continue
 		}
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("finish removal of volume %q: %w", name, err)
@@ -149,6 +150,26 @@ func (m *Manager) recover() error {
 		}
 	}
 	return nil
+}
+
+// settleRemoval decides about a removal that a crash cut off after the files had been moved
+// to trash. It is finished for an anonymous volume that nobody refers to, as nobody would ask
+// again; else it is undone. A volume of that name that has files was made later.
+func (m *Manager) settleRemoval(name, trash string) (undone bool, err error) {
+	if _, ok := m.volumes[name]; !ok {
+		return false, nil // the record is gone: only the files are left
+	}
+	if _, err := os.Lstat(m.dir(name)); !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if len(m.refs[name]) > 0 || !m.volumes[name].Anonymous {
+		return true, os.Rename(trash, m.dir(name))
+	}
+	if err := m.records.Delete(name); err != nil {
+		return false, err
+	}
+	delete(m.volumes, name)
+	return false, nil
 }
 
 func (m *Manager) dir(name string) string  { return filepath.Join(m.root, name) }

@@ -103,6 +103,9 @@ func (s *Service) snapshotter(name string) (snapshots.Snapshotter, string, error
 	return sn, name, nil
 }
 
+// LabelTransfer says on a lease what transfer took it: a verb and what it is about.
+const LabelTransfer = "strata.io/transfer"
+
 // leaseLife is how long an interrupted transfer stays resumable; leaseRenew is the age
 // from which a new lease is taken instead of one found.
 const (
@@ -150,7 +153,7 @@ func (s *Service) takeLease(ctx context.Context, ns, leaseID, what string) (stri
 	now := time.Now()
 	labels := map[string]string{
 		"containerd.io/gc.expire": now.Add(leaseLife).UTC().Format(time.RFC3339),
-		"strata.io/transfer":      what,
+		LabelTransfer:             what,
 	}
 	_, err := s.stores.Leases.Create(ctx, leaseID, labels)
 	if errdefs.IsAlreadyExists(err) {

@@ -70,7 +70,8 @@ func TestEveryFailpoint(t *testing.T) {
 		for _, n := range counts(p.name) {
 			t.Run(fmt.Sprintf("%s;%d", p.name, n), func(t *testing.T) {
 				s.For(t)
-				v := &victim{t: t, s: s, point: p, hits: filepath.Join(s.Root, "hits")}
+				v := &victim{t: t, s: s, point: p, hits: filepath.Join(s.Root, "hits"), registry: registry}
+				t.Cleanup(v.tidy)
 				v.arm(fmt.Sprintf("%s=kill;%d", p.name, n))
 				for _, st := range steps {
 					v.play(st)
@@ -83,9 +84,6 @@ func TestEveryFailpoint(t *testing.T) {
 					v.disarm()
 				}
 				consistent(t, s)
-				if t.Failed() {
-					t.Log(s.Logs())
-				}
 			})
 		}
 	}
@@ -98,6 +96,8 @@ type victim struct {
 	point point
 	hits  string
 	armed bool
+
+	registry string
 }
 
 // arm restarts the process with the failpoint.
@@ -147,6 +147,22 @@ func (v *victim) disarm() {
 		v.s.StartSupervisor()
 	}
 	v.s.WaitReady()
+}
+
+// tidy says what was going on when the test failed, and clears the way for the next.
+func (v *victim) tidy() {
+	if !v.t.Failed() {
+		return
+	}
+	v.t.Log(v.s.Logs())
+	if v.armed {
+		v.disarm()
+	}
+	v.s.Engine("rm", "-fv", "victim", "winner", "phoenix")
+	v.s.Engine("network", "rm", "net", "net2")
+	v.s.Engine("volume", "rm", "-f", "vol")
+	v.s.Engine("rmi", "-f", "tiny:1", v.registry+"/tiny:1")
+	v.s.Engine("doctor", "--repair")
 }
 
 // play does a step; if the process dies meanwhile, the step is repeated and must succeed.

@@ -101,3 +101,10 @@ func (s *Stack) unmountAll() {
 		_ = syscall.Unmount(m, syscall.MNT_DETACH)
 	}
 }
+
+// KillShims kills all shims of the stack.
+func (s *Stack) KillShims() {
+	for _, pid := range s.shims() {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+	}
+}

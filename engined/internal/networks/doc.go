@@ -7,7 +7,7 @@
 //
 // Mechanisms live below it: ipam (addresses, no kernel), bridge (netlink), firewall
 // (nftables, one table of our own), ports (host ports, held open), etcfiles (hosts,
-// resolv.conf). A netns is a named file made before the task and kept until the container
+// resolv.conf), dnsport (port 53 inside). A netns is a named file made before the task and kept until the container
 // leaves, so that a restart by the supervisor finds the same addresses with the engine down.
 //
 // Definitions are in engine.db. A sandbox is a file below EXECROOT/sandboxes (tmpfs): written
@@ -16,5 +16,5 @@
 //
 // Start reading at Manager.Join (join.go); then publish.go (ports), connect.go (a running
 // container's networks), state.go (what survives), definitions.go (network create and rm),
-// names.go (files). docs/networking.md tells what one finds on the host.
+// names.go (files), resolver.go (what the shims answer DNS from). docs/networking.md tells what one finds on the host.
 package networks

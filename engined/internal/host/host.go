@@ -164,6 +164,8 @@ func (h *Host) Info(ctx context.Context) (*system.Info, error) {
 	}
 	h.cgroups(info, cfg)
 	h.security(info, cfg)
+	// The default runtime and init are built from the same commit as this binary.
+	info.RuncCommit.ID, info.InitCommit.ID = version.Version, version.Version
 	if v, err := h.sup.Version(ctx); err == nil { // else it is just restarting
 		info.ContainerdCommit.ID = v.Revision
 	}

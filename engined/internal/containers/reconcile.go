@@ -57,6 +57,7 @@ func (s *Service) Reconcile(ctx context.Context, first bool) error {
 		})
 	}
 	wg.Wait()
+	s.finishRemovals(ctx)
 	if first {
 		s.sweep(ctx, known)
 	}
@@ -195,16 +196,24 @@ func (s *Service) startLater(c *Container) {
 	})
 }
 
-// sweep frees what belongs to no container: tombstones, records, rootfses, networks.
-func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Container) {
-	l, err := s.Store.Load()
-	if err != nil {
-		ctxlog.From(ctx).Warn("container store is damaged; nothing is swept", ctxlog.Error, err)
-		return
-	}
+// finishRemovals frees what removals have left that this process, an earlier one or the
+// supervisor did not survive.
+func (s *Service) finishRemovals(ctx context.Context) {
+	l, _ := s.Store.Load() // what cannot be read is kept
 	for id, t := range l.Tombstones {
+		if _, err := s.Get(id); err == nil {
+			continue // being removed at this moment
+		}
 		s.deleteOrphan(ctx, id)
 		s.bury(ctx, id, t)
+	}
+}
+
+// sweep frees what belongs to no container: records, rootfses, networks.
+func (s *Service) sweep(ctx context.Context, records map[string]supervisor.Container) {
+	if _, err := s.Store.Load(); err != nil {
+		ctxlog.From(ctx).Warn("container store is damaged; nothing is swept", ctxlog.Error, err)
+		return
 	}
 	ours := func(id string) bool {
 		s.mu.RLock()

@@ -104,6 +104,10 @@ func (s *Service) removeLater(c *Container) {
 func (s *Service) bury(ctx context.Context, containerID string, t store.Tombstone) {
 	ctx, done := cleanup.Context(ctx)
 	defer done()
+	// First: what it holds cannot be freed under it. Usually it is gone already.
+	if _, err := s.Tasks.DeleteTask(ctx, containerID); err != nil && !errdefs.IsNotFound(err) {
+		s.deleteTask(ctx, containerID)
+	}
 	steps := []func() error{
 		func() error { return ignoreNotFound(s.Records.DeleteContainer(ctx, containerID)) },
 		func() error { return ignoreNotFound(s.Records.RemoveRootfs(ctx, t.Snapshotter, containerID)) },

@@ -75,6 +75,11 @@ bench: build ## paired figures beside the stock stack, into bench.json
 	.ci/deps
 	integration/bench/bench.sh
 
+.PHONY: crash
+crash: build ## kill the processes at every failpoint, and at random; see that nothing leaks or is lost
+	.ci/deps
+	cd integration && STRATA_CRASH=all STRATA_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 15m ./crash
+
 .PHONY: vm
 vm: build ## the story in a Debian VM with systemd and cgroup v2
 	integration/vm/vm.sh

@@ -69,7 +69,7 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
-	undo.Add(func() { stop(ctx, shim) })
+	undo.Add(func() { s.stop(ctx, shim) })
 	clock.step("launch shim")
 	if err := failpoint.Hit("tasks/create/launched"); err != nil {
 		return 0, err
@@ -113,10 +113,18 @@ func (s *Service) abandon(t *entry, err error) {
 }
 
 // stop ends the shim of a task that was not created to the end.
-func stop(ctx context.Context, shim *shims.Shim) {
+func (s *Service) stop(ctx context.Context, shim *shims.Shim) {
 	ctx, cancel := cleanup.Context(ctx)
 	defer cancel()
-	if _, err := shim.Delete(ctx, ""); err == nil || isUnavailable(err) {
+	_, err := shim.Delete(ctx, "")
+	if isUnavailable(err) { // it died, perhaps in the middle of the creation
+		shim.Close()
+		if _, err := s.cfg.Launcher.Bury(ctx, shim.Bundle); err != nil {
+			ctxlog.From(ctx).Warn("dead shim left something behind", ctxlog.TaskID, shim.Bundle.ID, ctxlog.Error, err)
+		}
+		return
+	}
+	if err == nil {
 		shim.Shutdown(ctx)
 		return
 	}

@@ -110,7 +110,7 @@ func (s *Service) cacheMounts(ctx context.Context) ([]Usage, error) {
 
 // PruneRequest says what of the cache goes.
 type PruneRequest struct {
-	All   bool      // also what is still the newest of its kind; without, only what no image shares
+	All   bool      // also what images consist of, which then keep it for themselves
 	Keep  int64     // bytes that may stay; zero for none
 	Until time.Time // only what was last used before; zero for any
 	IDs   []string  // only these; none for any
@@ -156,6 +156,10 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	for _, m := range mounts {
 		total += m.Size
 	}
+	images := map[string]bool{}
+	if !r.All {
+		images = s.imageChains(ctx)
+	}
 	left := total
 	// Leaves first: a record goes only when nothing is built upon it.
 	for {
@@ -164,7 +168,7 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 			if left <= r.Keep && r.Keep > 0 {
 				break
 			}
-			if s.running(rec.Key) || !r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
+			if s.running(rec.Key) || images[rec.Snapshot] || !r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
 				continue
 			}
 			removed, err := s.drop(ctx, rec, all)

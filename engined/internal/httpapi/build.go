@@ -262,6 +262,9 @@ func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
 
 // buildCache is the cache in the API's words.
 func buildCache(ctx context.Context, s *build.Service) ([]apibuild.CacheRecord, error) {
+	if s == nil {
+		return []apibuild.CacheRecord{}, nil
+	}
 	list, err := s.DiskUsage(ctx)
 	out := make([]apibuild.CacheRecord, 0, len(list))
 	for _, u := range list {

@@ -8,8 +8,10 @@ import (
 	"slices"
 	"syscall"
 
+	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/volume"
 
+	"strata/engined/internal/build"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/images"
 	"strata/engined/internal/volumes"
@@ -20,6 +22,7 @@ type usage struct {
 	images     *images.Service
 	volumes    *volumes.Manager
 	containers *containers.Service
+	builds     *build.Service
 }
 
 // diskUsage is the answer of /system/df before 1.52.
@@ -28,7 +31,7 @@ type diskUsage struct {
 	Images      []imageSummary
 	Containers  []summary
 	Volumes     []volume.Volume
-	BuildCache  []any
+	BuildCache  []apibuild.CacheRecord
 	BuilderSize int64
 }
 
@@ -66,7 +69,13 @@ func (a systemAPI) df(w http.ResponseWriter, r *request) error {
 		out.Volumes = a.usage.volumeUsage(r.Context())
 	}
 	if want("build-cache") {
-		out.BuildCache = []any{}
+		var err error
+		if out.BuildCache, err = buildCache(r.Context(), a.usage.builds); err != nil {
+			return err
+		}
+		for _, c := range out.BuildCache {
+			out.BuilderSize += c.Size
+		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }

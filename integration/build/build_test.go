@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -68,6 +70,8 @@ func TestBuilds(t *testing.T) {
 	t.Run("files arrive with the owners and modes that were asked for", func(t *testing.T) { copies(t, s.For(t)) })
 	t.Run("SOURCE_DATE_EPOCH makes layers and image reproducible", func(t *testing.T) { reproducible(t, s.For(t)) })
 	t.Run("cache mounts outlive builds and are pruned", func(t *testing.T) { cacheMounts(t, s.For(t)) })
+	t.Run("equal steps of builds at the same time run once", func(t *testing.T) { together(t, s.For(t)) })
+	t.Run("an engine that is killed in a build leaves nothing", func(t *testing.T) { killed(t, s.For(t)) })
 	t.Run("prune leaves images that were built as they are", func(t *testing.T) { prune(t, s.For(t)) })
 }
 
@@ -127,7 +131,7 @@ func multiStage(t *testing.T, s *harness.Stack) {
 }
 
 func cached(t *testing.T, s *harness.Stack) {
-	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /a\nRUN cat /a && date +%N >/stamp\nRUN true\n", "a": "1\n"})
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /a\nRUN cat /a && cat /proc/sys/kernel/random/uuid >/stamp\nRUN true\n", "a": "1\n"})
 	first := mustBuild(t, s, "docker", "-q", dir)
 	start := time.Now()
 	again := build(s, "docker", dir)
@@ -159,7 +163,7 @@ func cached(t *testing.T, s *harness.Stack) {
 
 func contentAddressed(t *testing.T, s *harness.Stack) {
 	file := func(how string) string {
-		return "FROM busybox:test AS a\nRUN " + how + "\nFROM busybox:test\nCOPY --from=a /same /same\nRUN date +%N >/stamp\n"
+		return "FROM busybox:test AS a\nRUN " + how + "\nFROM busybox:test\nCOPY --from=a /same /same\nRUN cat /proc/sys/kernel/random/uuid >/stamp\n"
 	}
 	one := mustBuild(t, s, "engine", "-q", project(t, map[string]string{"Dockerfile": file("echo same >/same")}))
 	two := mustBuild(t, s, "engine", "-q", project(t, map[string]string{"Dockerfile": file("echo noise >/noise; echo same >/same")}))
@@ -412,5 +416,52 @@ func prune(t *testing.T, s *harness.Stack) {
 	mustBuild(t, s, "engine", "-t", "kept", dir)
 	if got := s.OK("engine", "run", "--rm", "kept", "cat", "/kept"); got != "kept" {
 		t.Errorf("built again, the image says %q", got)
+	}
+}
+
+func together(t *testing.T, s *harness.Stack) {
+	const n = 5
+	var cmds []*exec.Cmd
+	for i := range n {
+		dir := project(t, map[string]string{"Dockerfile": fmt.Sprintf("FROM busybox:test\nRUN sleep 1; cat /proc/sys/kernel/random/uuid >/once\nRUN echo %d >/own\n", i)})
+		cmd := s.Command("engine", "build", "-q", "-t", fmt.Sprintf("together:%d", i), dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	for _, cmd := range cmds {
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%v: %v\n%s", cmd.Args, err, s.Logs())
+		}
+	}
+	first := s.OK("engine", "run", "--rm", "together:0", "cat", "/once")
+	for i := range n {
+		if got, want := s.OK("engine", "run", "--rm", fmt.Sprintf("together:%d", i), "cat", "/once", "/own"), fmt.Sprintf("%s\n%d", first, i); got != want {
+			t.Errorf("image %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+func killed(t *testing.T, s *harness.Stack) {
+	cmd := s.Command("engine", "build", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN sleep 987\n"}))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if !harness.Eventually(20*time.Second, func() bool { return sleeping(t) }) {
+		t.Fatal("the command did not start")
+	}
+	s.KillEngine()
+	_ = cmd.Wait() // its daemon is gone: the status says nothing
+	s.StartEngine()
+	s.WaitReady()
+	if !harness.Eventually(10*time.Second, func() bool { return !sleeping(t) }) {
+		t.Error("the command runs on")
+	}
+	if left, err := os.ReadDir(filepath.Join(s.Root, "run/engine/build")); err != nil || !harness.Eventually(5*time.Second, func() bool {
+		left, err = os.ReadDir(filepath.Join(s.Root, "run/engine/build"))
+		return err == nil && len(left) == 0
+	}) {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 	"strata/engined/internal/images"
+	"strata/pkg/ctxlog"
 	"strata/pkg/linux/mount"
 	"strata/pkg/manifest"
 )
@@ -86,7 +87,12 @@ func (s *Service) Build(ctx context.Context, r Request, o Observer) (images.Imag
 	if err != nil {
 		return img, err
 	}
-	return img, s.prune(context.WithoutCancel(ctx), PruneRequest{Keep: s.cfg.Keep, All: true, auto: true})
+	if b.held != nil { // something was made
+		if _, err := s.pruned(ctx, PruneRequest{Keep: s.cfg.Keep, All: true, auto: true}); err != nil {
+			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
+		}
+	}
+	return img, nil
 }
 
 // builder is one build.

@@ -131,11 +131,6 @@ func (s *Service) Prune(ctx context.Context, r PruneRequest) (Pruned, error) {
 	return s.pruned(ctx, r)
 }
 
-func (s *Service) prune(ctx context.Context, r PruneRequest) error {
-	_, err := s.pruned(ctx, r)
-	return err
-}
-
 func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	var out Pruned
 	all, err := s.cache.all()

@@ -317,7 +317,7 @@ func ownerOf(root, user string) (*archive.Owner, error) {
 	if user == "" {
 		return nil, nil
 	}
-	name, group, hasGroup := strings.Cut(user, ":")
+	name, _, hasGroup := strings.Cut(user, ":")
 	u, err := userOf(root, user)
 	if err != nil {
 		return nil, fmt.Errorf("owner %q: %w", user, err)
@@ -326,7 +326,6 @@ func ownerOf(root, user string) (*archive.Owner, error) {
 	if _, numeric := number(name); numeric && !hasGroup {
 		u.GID, _ = number(name)
 	}
-	_ = group
 	return &archive.Owner{UID: u.UID, GID: u.GID}, nil
 }
 

@@ -124,7 +124,7 @@ func (st *state) withShell(argv []string) []string {
 }
 
 // noEnv are arguments that commands do not see as variables.
-var noEnv = map[string]bool{"BUILDKIT_SYNTAX": true, "SOURCE_DATE_EPOCH": false}
+var noEnv = map[string]bool{"BUILDKIT_SYNTAX": true}
 
 func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 	var shown []string

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -227,4 +228,49 @@ func FuzzReceive(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestCapabilitiesOfFilesAreCopiedAndCount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: setxattr(2) of security.capability")
+	}
+	src, dst := t.TempDir(), t.TempDir()
+	full := filepath.Join(src, "ping")
+	if err := os.WriteFile(full, []byte("x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := OpenRoot(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tree.Close() }()
+	of := func() (items []Item, d string) {
+		items, err := Select(tree, Wish{Sources: []string{"ping"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := Digest(t.Context(), tree, items)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return items, sum.String()
+	}
+	_, plain := of()
+	// cap_net_raw=ep, VFS_CAP_REVISION_2: capabilities(7), linux/capability.h.
+	capability := []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	if err := syscall.Setxattr(full, "security.capability", capability, 0); err != nil {
+		t.Fatal(err)
+	}
+	items, marked := of()
+	if plain == marked {
+		t.Error("a capability does not matter to the digest")
+	}
+	if err := Put(t.Context(), dst, tree, items, Placement{Dest: "/copied"}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 64)
+	n, err := syscall.Getxattr(filepath.Join(dst, "copied"), "security.capability", got)
+	if err != nil || !bytes.Equal(got[:n], capability) {
+		t.Errorf("capability of the copy: %x, %v", got[:max(n, 0)], err)
+	}
 }

@@ -178,6 +178,18 @@ func (w *placer) item(tw *tar.Writer, it *Item) error {
 	if it.Mode&fs.ModeDevice != 0 {
 		h.Devmajor, h.Devminor = major(it.Rdev), minor(it.Rdev)
 	}
+	if a, ok := w.tree.(attributed); ok && it.Mode.IsRegular() {
+		attrs, err := a.Xattrs(it.Source)
+		if err != nil {
+			return err
+		}
+		for k, v := range attrs {
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords["SCHILY.xattr."+k] = v
+		}
+	}
 	if err := tw.WriteHeader(h); err != nil || !it.Mode.IsRegular() {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -275,5 +276,15 @@ func (it *Item) hash(h hash.Hash, t Tree) error {
 		content.Sum(it.Node.Digest[:0])
 	}
 	_, _ = h.Write(it.Node.Digest[:])
+	if a, ok := t.(attributed); ok {
+		attrs, err := a.Xattrs(it.Source)
+		if err != nil {
+			return err
+		}
+		for _, k := range slices.Sorted(maps.Keys(attrs)) {
+			field(k)
+			field(attrs[k])
+		}
+	}
 	return nil
 }

@@ -36,6 +36,11 @@ type Tree interface {
 	Open(name string) (io.ReadCloser, error)
 }
 
+// attributed is a Tree whose files have extended attributes.
+type attributed interface {
+	Xattrs(name string) (map[string]string, error)
+}
+
 // maxLinks bounds the symlinks in one path, as the kernel does (path_resolution(7)).
 const maxLinks = 40
 

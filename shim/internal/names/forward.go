@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -66,15 +67,17 @@ func (f *forwarder) ask(ctx context.Context, q *query, upstreams []netip.AddrPor
 // race asks all upstreams and returns the first that has answers; one that says there are
 // none counts when those before it have said their part, or after a moment.
 func (q *query) race(ctx context.Context, upstreams []netip.AddrPort) outcome {
+	var wg sync.WaitGroup
+	defer wg.Wait() // short: what still waits for an answer is cancelled before
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	said := make(chan outcome, len(upstreams)) // each says one thing
 	for i, server := range upstreams {
-		go func() { // ends soon after ctx does, and leaves its word in said
+		wg.Go(func() {
 			o := q.exchange(ctx, server)
 			o.server = i
 			said <- o
-		}()
+		})
 	}
 	outcomes := make([]outcome, len(upstreams))
 	silent := make([]bool, len(upstreams)) // has not said anything yet

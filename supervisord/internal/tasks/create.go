@@ -117,20 +117,16 @@ func (s *Service) stop(ctx context.Context, shim *shims.Shim) {
 	ctx, cancel := cleanup.Context(ctx)
 	defer cancel()
 	_, err := shim.Delete(ctx, "")
+	if err != nil && !isUnavailable(err) {
+		_ = shim.Kill(ctx, "", 9, true) // there may be nothing to kill
+		_, err = shim.Delete(ctx, "")
+	}
+	shim.Shutdown(ctx)
 	if isUnavailable(err) { // it died, perhaps in the middle of the creation
-		shim.Close()
 		if _, err := s.cfg.Launcher.Bury(ctx, shim.Bundle); err != nil {
 			ctxlog.From(ctx).Warn("dead shim left something behind", ctxlog.TaskID, shim.Bundle.ID, ctxlog.Error, err)
 		}
-		return
 	}
-	if err == nil {
-		shim.Shutdown(ctx)
-		return
-	}
-	_ = shim.Kill(ctx, "", 9, true) // there may be nothing to kill
-	_, _ = shim.Delete(ctx, "")
-	shim.Shutdown(ctx)
 }
 
 // keepRequest writes down how to make the task again, if a restart policy may want that.

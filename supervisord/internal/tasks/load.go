@@ -139,6 +139,10 @@ func (s *Service) adopt(ctx context.Context, t *entry, shim *shims.Shim) {
 		log.Info("shim without a task was shut down")
 		if s.retire(t) {
 			shim.Shutdown(actx)
+			// It may be a second one, and the first have died in the middle of the creation.
+			if _, err := s.cfg.Launcher.Bury(ctx, shim.Bundle); err != nil {
+				log.Warn("creation that was cut short left something behind", ctxlog.Error, err)
+			}
 			if err := shim.Bundle.Remove(); err != nil {
 				log.Warn("bundle stayed behind", ctxlog.Error, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -95,6 +96,10 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 		s.deleteTask(ctx, c.ID) // a start that a crash cut off, or an exit that is stored
 	case !o.hasTask && st.Status.HasTask():
 		s.lost(ctx, c)
+	}
+	// The supervisor counts its restarts where we may not have seen them.
+	if n, err := strconv.Atoi(o.record.Labels[restartpolicy.LabelCount]); err == nil && n > c.State().Restarts {
+		c.edit(func(st *State) { st.Restarts = n })
 	}
 	if o.first {
 		s.undoConnects(ctx, c)

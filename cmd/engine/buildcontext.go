@@ -220,8 +220,8 @@ func (b *buildContext) entry(tw *tar.Writer, name string, d fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	h.Name, h.Uid, h.Gid, h.Uname, h.Gname, h.Format = rel, 0, 0, "", "", tar.FormatPAX
-	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
+	h.Name, h.Uid, h.Gid, h.Uname, h.Gname = rel, 0, 0, "", ""
+	h.AccessTime, h.ChangeTime, h.ModTime = time.Time{}, time.Time{}, h.ModTime.Truncate(time.Second) // a layer has whole seconds
 	if d.IsDir() {
 		h.Name += "/"
 	}

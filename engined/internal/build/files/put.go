@@ -96,15 +96,19 @@ type placer struct {
 	isDir bool
 }
 
+// pipeBuffer is how much goes to the extractor at once, in bytes.
+const pipeBuffer = 256 << 10
+
 // write sends a tar to the root's extractor.
 func (w *placer) write(fn func(*tar.Writer) error) error {
 	pr, pw := io.Pipe()
 	sent := make(chan error, 1) // one result
 	go func() {
-		tw := tar.NewWriter(pw)
+		buf := bufio.NewWriterSize(pw, pipeBuffer) // a pipe hands over each write by itself
+		tw := tar.NewWriter(buf)
 		err := fn(tw)
 		if err == nil {
-			err = tw.Close()
+			err = errors.Join(tw.Close(), buf.Flush())
 		}
 		pw.CloseWithError(err) // never fails
 		sent <- err
@@ -131,7 +135,7 @@ func (w *placer) directories(tw *tar.Writer) error {
 		missing = append(missing, dir)
 	}
 	for i := len(missing) - 1; i >= 0; i-- {
-		h := &tar.Header{Typeflag: tar.TypeDir, Name: missing[i] + "/", Mode: 0o755, Format: tar.FormatPAX}
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: missing[i] + "/", Mode: 0o755}
 		w.own(h)
 		if err := tw.WriteHeader(h); err != nil {
 			return err
@@ -167,7 +171,7 @@ func (w *placer) item(tw *tar.Writer, it *Item) error {
 	if err != nil {
 		return err
 	}
-	h.Name, h.Uid, h.Gid, h.Format = w.target(it), it.UID, it.GID, tar.FormatPAX
+	h.Name, h.Uid, h.Gid = w.target(it), it.UID, it.GID
 	if it.Mode.IsDir() {
 		h.Name += "/"
 	}

@@ -36,7 +36,7 @@ func (s *Service) Doctor(ctx context.Context, repair bool) ([]api.Finding, error
 		return found, err
 	}
 	s.sweep(ctx, records)
-	for _, path := range append(s.staleSockets(), s.staleCgroups()...) {
+	for _, path := range append(s.staleSockets(time.Now().Add(-settled)), s.staleCgroups()...) {
 		_ = os.Remove(path) // what stays is found again below
 	}
 	left, err := s.examine(ctx)
@@ -107,7 +107,7 @@ func (s *Service) examine(ctx context.Context) ([]api.Finding, error) {
 	for name, ids := range s.Volumes.Ghosts(s.exists) {
 		add("ghost-reference", name, "the volume counts as used by containers that do not exist: "+strings.Join(ids, ", "))
 	}
-	for _, path := range s.staleSockets() {
+	for _, path := range s.staleSockets(time.Now().Add(-settled)) {
 		add("stale-socket", path, "an attach socket that nobody listens on")
 	}
 	for _, path := range s.staleCgroups() {
@@ -130,9 +130,9 @@ func (s *Service) fileParents() []string {
 	return []string{filepath.Join(s.cfg.DataRoot, "containers"), filepath.Join(s.cfg.ExecRoot, "shm")}
 }
 
-// staleSockets returns the attach sockets that refuse connections, and the pipes beside
-// them.
-func (s *Service) staleSockets() []string {
+// staleSockets returns the attach sockets made before a time that refuse connections, and the
+// pipes beside them.
+func (s *Service) staleSockets(before time.Time) []string {
 	dir := filepath.Join(s.cfg.ExecRoot, "attach")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -142,7 +142,7 @@ func (s *Service) staleSockets() []string {
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		info, err := e.Info()
-		if err != nil || time.Since(info.ModTime()) < settled {
+		if err != nil || info.ModTime().After(before) {
 			continue
 		}
 		socket := strings.TrimSuffix(path, filepath.Ext(path)) + ".sock"

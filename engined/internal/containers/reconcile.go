@@ -34,6 +34,7 @@ func (s *Service) Restarts(itself bool) {
 // made up for; first says that the engine has just started, and then what belongs to no
 // container is swept and policies are followed.
 func (s *Service) Reconcile(ctx context.Context, first bool) error {
+	began := time.Now()
 	tasks, err := s.Tasks.Tasks(ctx)
 	if err != nil {
 		return fmt.Errorf("reconcile containers: list tasks: %w", err)
@@ -61,6 +62,9 @@ func (s *Service) Reconcile(ctx context.Context, first bool) error {
 	s.finishRemovals(ctx)
 	if first {
 		s.sweep(ctx, known)
+		for _, path := range s.staleSockets(began) { // of execs, which nobody remembers
+			_ = os.Remove(path) // doctor finds what stays
+		}
 	}
 	return nil
 }

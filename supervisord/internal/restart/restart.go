@@ -76,6 +76,8 @@ type intent struct {
 	Request tasks.Request `json:"request"`
 	Delay   time.Duration `json:"delay"` // before this attempt
 	PID     int           `json:"pid"`   // of the ended init process; another pid is somebody else's start
+
+	resumed bool // an earlier daemon may have come as far as creating the task
 }
 
 // New returns a manager that does nothing before Run.
@@ -277,17 +279,20 @@ func (m *Manager) restart(ctx context.Context, k key, in intent) (retry bool, er
 	if err != nil {
 		return true, err
 	}
+	halfMade := false
 	old, err := m.cfg.Tasks.Get(ctx, k.id, "")
 	switch {
 	case errors.Is(err, errdefs.ErrNotFound):
 	case err != nil:
 		return true, err
+	case in.resumed && old.State.Status == shims.StatusCreated:
+		halfMade = true
 	case old.State.Status != shims.StatusStopped || (in.PID != 0 && old.State.PID != in.PID):
 		return false, fmt.Errorf("somebody else has started it: %w", errCalledOff)
 	}
 	exists := err == nil
 	code := 1 // a lost task did not end well
-	if exists {
+	if exists && !halfMade {
 		code = int(old.State.Exit.Status)
 	}
 	ok, restarts, err := wanted(c, code)
@@ -375,6 +380,7 @@ func (m *Manager) resume(ctx context.Context, wg *sync.WaitGroup) {
 			ctxlog.From(ctx).Warn("intent to restart is unreadable", ctxlog.Path, file, ctxlog.Error, err)
 			continue
 		}
+		in.resumed = true
 		_ = m.launch(ctx, wg, k, in, nil) // it writes nothing
 	}
 }

@@ -76,6 +76,20 @@ func restarted(s *harness.Stack) harness.Result {
 	return r
 }
 
+// shimDies kills the shim of the container and waits for the container's end.
+func shimDies(s *harness.Stack) harness.Result {
+	s.KillShims()
+	var r harness.Result
+	harness.Eventually(10*time.Second, func() bool {
+		r = s.Engine("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "winner")
+		return r.Code != 0 || strings.TrimSpace(r.Stdout) == "exited 137"
+	})
+	if strings.TrimSpace(r.Stdout) != "exited 137" {
+		r.Code = 1
+	}
+	return r
+}
+
 // life is a day of a user: everything that the daemons do, once.
 func life(tiny, registry string) []step {
 	tag := registry + "/tiny:1"
@@ -97,6 +111,7 @@ func life(tiny, registry string) []step {
 		{"disconnect", cli("network", "disconnect", "net2", "winner"), notConnected("net2", "winner")},
 		{"remove", cli("rm", "-fv", "winner"), absent("container", "inspect", "winner")},
 		{"run again", cli("run", "-d", "--name", "winner", "-p", "18080:80", "busybox:test", "sleep", "1000"), shown("winner")},
+		{"shim dies", shimDies, nil},
 		{"remove again", cli("rm", "-fv", "winner"), absent("container", "inspect", "winner")},
 		{"run with policy", cli("run", "-d", "--name", "phoenix", "--restart", "on-failure:2", "busybox:test", "sh", "-c", "exit 3"), shown("phoenix")},
 		{"restarts", restarted, nil},

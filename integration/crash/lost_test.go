@@ -83,23 +83,23 @@ func TestNothingIsLostWhileBothDaemonsAreDead(t *testing.T) {
 func TestAKilledShimLeavesAnExitedContainer(t *testing.T) {
 	s := harness.New(t, harness.OwnCgroups())
 	s.LoadBusybox()
-	s.OK("engine", "run", "-d", "--name", "c", "-p", "18080:80", "busybox:test", "sleep", "1000")
+	s.OK("engine", "run", "-d", "--name", "one", "-p", "18080:80", "busybox:test", "sleep", "1000")
 	s.OK("engine", "run", "-d", "--name", "always", "--restart", "always", "busybox:test", "sleep", "1000")
 	s.KillShims()
 	if got := ""; !harness.Eventually(10*time.Second, func() bool {
-		got = s.OK("engine", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "c")
+		got = s.OK("engine", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one")
 		return got == "exited 137"
 	}) {
 		t.Errorf("after its shim was killed the container is %q, want exited 137", got)
 	}
-	s.OK("engine", "start", "c")
+	s.OK("engine", "start", "one")
 	if got := ""; !harness.Eventually(10*time.Second, func() bool {
 		got = s.OK("engine", "inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "always")
 		return got == "running 1"
 	}) {
 		t.Errorf("the container that is to run always is %q, want running 1", got)
 	}
-	s.OK("engine", "exec", "c", "true")
+	s.OK("engine", "exec", "one", "true")
 	// And with both daemons away.
 	s.KillEngine()
 	s.KillSupervisor()
@@ -107,7 +107,7 @@ func TestAKilledShimLeavesAnExitedContainer(t *testing.T) {
 	s.StartSupervisor()
 	s.StartEngine()
 	s.WaitReady()
-	if got := s.OK("engine", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "c"); got != "exited 137" {
+	if got := s.OK("engine", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one"); got != "exited 137" {
 		t.Errorf("after its shim was killed behind the daemons' backs the container is %q, want exited 137", got)
 	}
 	if got := ""; !harness.Eventually(10*time.Second, func() bool {
@@ -116,6 +116,6 @@ func TestAKilledShimLeavesAnExitedContainer(t *testing.T) {
 	}) {
 		t.Errorf("the container that is to run always is %q", got)
 	}
-	s.OK("engine", "rm", "-f", "c", "always")
+	s.OK("engine", "rm", "-f", "one", "always")
 	clean(t, s)
 }

@@ -77,3 +77,14 @@ func (s *Stack) removeCgroups() {
 		_ = os.Remove(path) // the kernel refuses if something is inside
 	}
 }
+
+// CgroupParents returns the directories that hold the containers' cgroups, in every
+// hierarchy.
+func (s *Stack) CgroupParents() []string {
+	var out []string
+	for _, pattern := range []string{"/sys/fs/cgroup/" + s.cgroup, "/sys/fs/cgroup/*/" + s.cgroup} {
+		found, _ := filepath.Glob(pattern) // the patterns are good
+		out = append(out, found...)
+	}
+	return out
+}

@@ -97,7 +97,7 @@ type Finding struct {
 // directories without a task. It kills nothing that lives.
 func (s *Service) Doctor(ctx context.Context, repair bool) ([]Finding, error) {
 	var out []Finding
-	out = append(out, s.examineTasks(ctx)...)
+	out = append(out, s.examineTasks(ctx, repair)...)
 	bundles, err := s.examineBundles(ctx, repair)
 	out = append(out, bundles...)
 	for _, dir := range s.cfg.Launcher.OrphanWork() {
@@ -120,7 +120,7 @@ func (s *Service) Doctor(ctx context.Context, repair bool) ([]Finding, error) {
 }
 
 // examineTasks looks for shims that do not answer and tasks without a record.
-func (s *Service) examineTasks(ctx context.Context) []Finding {
+func (s *Service) examineTasks(ctx context.Context, repair bool) []Finding {
 	all := s.entries("")
 	found := make([][]Finding, len(all))
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -135,7 +135,11 @@ func (s *Service) examineTasks(ctx context.Context) []Finding {
 			found[i] = append(found[i], Finding{Code: "dead-shim", Subject: name, Detail: err.Error(), Remedy: "kill the shim process; its task is removed then"})
 		}
 		if _, err := s.cfg.Containers.Get(namespaces.With(ctx, t.namespace), t.id); errors.Is(err, errdefs.ErrNotFound) {
-			found[i] = append(found[i], Finding{Code: "task-without-container", Subject: name, Detail: "the container record is gone", Remedy: "kill and delete the task"})
+			f := Finding{Code: "task-without-container", Subject: name, Detail: "the container record is gone", Remedy: "kill and delete the task with --repair"}
+			if repair && shim != nil {
+				f.Repaired = s.evict(namespaces.With(ctx, t.namespace), t, shim) == nil
+			}
+			found[i] = append(found[i], f)
 		}
 	})
 	var out []Finding
@@ -196,6 +200,14 @@ func (s *Service) strays(ctx context.Context) []shims.ShimProcess {
 	case <-ctx.Done():
 	}
 	return slices.DeleteFunc(found, func(p shims.ShimProcess) bool { return !p.Alive() })
+}
+
+// evict kills and deletes a task that nobody can ask for any more.
+func (s *Service) evict(ctx context.Context, t *entry, shim *shims.Shim) error {
+	_ = shim.Kill(ctx, "", 9, true) // it may have ended, or never begun
+	_, _ = shim.Wait(ctx, "")       // as above; Delete tells
+	_, err := s.Delete(ctx, t.id)
+	return err
 }
 
 // examineBundles looks for bundles that no task has.

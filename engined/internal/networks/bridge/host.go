@@ -264,18 +264,27 @@ func (h *Host) Taken() ([]netip.Prefix, error) {
 // ForgetFlows makes connection tracking forget UDP flows to ports of the host: it would send
 // them where they went before for as long as packets come.
 func (h *Host) ForgetFlows(ports []uint16) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	wanted := flowsTo{}
 	for _, port := range ports {
-		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			f := &netlink.ConntrackFilter{}
-			if err := errors.Join(f.AddProtocol(unix.IPPROTO_UDP), f.AddPort(netlink.ConntrackOrigDstPort, port)); err != nil {
-				return fmt.Errorf("forget flows to udp port %d: %w", port, err)
-			}
-			if _, err := h.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-				return fmt.Errorf("forget flows to udp port %d: %w", port, err)
-			}
+		wanted[port] = true
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} { // one dump each, however many ports
+		if _, err := h.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, wanted); err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return fmt.Errorf("forget flows to %d udp ports: %w", len(ports), err)
 		}
 	}
 	return nil
+}
+
+// flowsTo matches UDP flows that began by a packet to one of the ports.
+type flowsTo map[uint16]bool
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (f flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	return flow.Forward.Protocol == unix.IPPROTO_UDP && f[flow.Forward.DstPort]
 }
 
 // retried repeats a dump that changes made inconsistent: NLM_F_DUMP_INTR, netlink(7).

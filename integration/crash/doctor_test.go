@@ -17,7 +17,7 @@ import (
 const ghost = "dead00000000000000000000000000000000000000000000000000000000dead"
 
 func TestDoctorFindsAndMendsLeaks(t *testing.T) {
-	s := harness.New(t, harness.OwnCgroups())
+	s := harness.New(t)
 	s.LoadBusybox()
 	s.OK("engine", "run", "-d", "--name", "innocent", "-p", "18080:80", "busybox:test", "sleep", "1000")
 	if r := s.Engine("doctor"); r.Code != 0 {

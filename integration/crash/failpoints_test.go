@@ -53,7 +53,7 @@ func counts(name string) []int {
 }
 
 func TestEveryFailpoint(t *testing.T) {
-	s := harness.New(t, harness.OwnCgroups())
+	s := harness.New(t)
 	s.LoadBusybox()
 	registry := s.Registry()
 	tiny := s.TinyArchive("tiny:1", "text\n")

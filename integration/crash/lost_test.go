@@ -16,7 +16,7 @@ import (
 const away = 3 * time.Second
 
 func TestNothingIsLostWhileBothDaemonsAreDead(t *testing.T) {
-	s := harness.New(t, harness.OwnCgroups())
+	s := harness.New(t)
 	s.LoadBusybox()
 	writer := filepath.Join(s.Root, "writer")
 	build := exec.Command("go", "build", "-o", writer, "./writer")
@@ -81,7 +81,7 @@ func TestNothingIsLostWhileBothDaemonsAreDead(t *testing.T) {
 }
 
 func TestAKilledShimLeavesAnExitedContainer(t *testing.T) {
-	s := harness.New(t, harness.OwnCgroups())
+	s := harness.New(t)
 	s.LoadBusybox()
 	s.OK("engine", "run", "-d", "--name", "one", "-p", "18080:80", "busybox:test", "sleep", "1000")
 	s.OK("engine", "run", "-d", "--name", "always", "--restart", "always", "busybox:test", "sleep", "1000")

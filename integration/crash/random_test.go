@@ -30,7 +30,7 @@ func TestRandomKills(t *testing.T) {
 	if os.Getenv("STRATA_CRASH") == "all" {
 		duration = 30 * time.Second
 	}
-	s := harness.New(t, harness.OwnCgroups())
+	s := harness.New(t)
 	s.LoadBusybox()
 	stop := make(chan struct{})
 	var done, failed atomic.Int64

@@ -25,7 +25,7 @@ type Stack struct {
 	t          *testing.T
 	bin        string
 	engineArgs []string
-	cgroup     string // parent of the containers' cgroups; "" for the engine's default
+	cgroup     string // parent of the containers' cgroups; "" under systemd
 	engine     *exec.Cmd
 	supervisor *exec.Cmd
 }
@@ -42,15 +42,6 @@ type Option func(*Stack)
 // EngineArgs adds flags to engined's command line.
 func EngineArgs(args ...string) Option {
 	return func(s *Stack) { s.engineArgs = append(s.engineArgs, args...) }
-}
-
-// OwnCgroups puts the containers' cgroups below a parent of the stack's own, so that Residue
-// can tell what is left of them.
-func OwnCgroups() Option {
-	return func(s *Stack) {
-		s.cgroup = "strata-" + s.Netns
-		s.engineArgs = append(s.engineArgs, "--cgroup-parent", "/"+s.cgroup)
-	}
 }
 
 // Bin returns the path of one of our binaries.
@@ -82,6 +73,12 @@ func New(t *testing.T, opts ...Option) *Stack {
 		t.Fatal(err)
 	}
 	s := &Stack{Root: root, Netns: filepath.Base(root), t: t, bin: filepath.Dir(Bin(t, "engine"))}
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		// A parent of the stack's own, so that Residue can tell what is left. Under systemd the
+		// parent is a slice, and stays the default.
+		s.cgroup = "strata-" + s.Netns
+		s.engineArgs = append(s.engineArgs, "--cgroup-parent", "/"+s.cgroup)
+	}
 	for _, o := range opts {
 		o(s)
 	}

@@ -130,7 +130,9 @@ func (c *creation) create(ctx context.Context) (_ *parent.Child, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
-	defer child.Pidfd.Close()
+	if !c.run {
+		defer child.Pidfd.Close()
+	}
 	if err := c.finish(child); err != nil {
 		_ = unix.Kill(child.PID, unix.SIGKILL) // our own child
 		return nil, err
@@ -242,6 +244,9 @@ func (c *creation) makeCgroup(undo *cleanup.Stack) error {
 	pids, err := m.Pids()
 	if err != nil {
 		return err
+	}
+	if frozen, err := m.Frozen(); err != nil || frozen {
+		return errors.Join(err, fmt.Errorf("container's cgroup unexpectedly frozen: %w", errdefs.ErrFailedPrecondition))
 	}
 	if len(pids) > 0 {
 		return fmt.Errorf("container's cgroup is not empty: %d process(es) found: %w", len(pids), errdefs.ErrFailedPrecondition)

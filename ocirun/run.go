@@ -47,6 +47,7 @@ func (a *app) runVerb(ctx context.Context, args []string) error {
 	if err != nil || child == nil {
 		return err
 	}
+	defer child.Pidfd.Close()
 	if t != nil {
 		if err := t.attach(); err != nil {
 			return err
@@ -108,53 +109,63 @@ func (a *app) foregroundTerminal(c *createFlags) (*terminal, error) {
 // forwarder hands the runtime's signals to the process that it waits for.
 type forwarder struct {
 	signals chan os.Signal
+	done    chan struct{} // closed when forward has returned
 }
 
 func newForwarder(on bool) *forwarder {
 	if !on {
 		return &forwarder{}
 	}
-	f := &forwarder{signals: make(chan os.Signal, 128)} // signals are dropped when it is full
+	f := &forwarder{signals: make(chan os.Signal, 128), done: make(chan struct{})} // signals are dropped when it is full
 	signal.Notify(f.signals)
 	return f
 }
 
+// stop ends forward. It can be repeated.
 func (f *forwarder) stop() {
 	if f.signals != nil {
 		signal.Stop(f.signals)
+		close(f.signals)
+		f.signals = nil
+	}
+}
+
+// forward runs until stop. The process may have ended: a pidfd cannot name another.
+func (f *forwarder) forward(signals <-chan os.Signal, pidfd *os.File, t *terminal) {
+	defer close(f.done)
+	for s := range signals {
+		switch sig := s.(unix.Signal); sig {
+		case unix.SIGCHLD, unix.SIGURG: // the latter is the Go scheduler's own
+		case unix.SIGWINCH:
+			if t != nil {
+				t.resize()
+			}
+		default:
+			_ = unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0)
+		}
 	}
 }
 
 // wait waits for a foreground process and returns its status as an exitError.
 func (a *app) wait(c *parent.Child, t *terminal, fw *forwarder) error {
-	ended := make(chan unix.WaitStatus, 1) // one result
-	go func() { ended <- reap(c.PID) }()
-	for {
-		select {
-		case s := <-fw.signals:
-			sig := s.(unix.Signal)
-			switch sig {
-			case unix.SIGCHLD, unix.SIGURG: // the latter is the Go scheduler's own
-			case unix.SIGWINCH:
-				if t != nil {
-					t.resize()
-				}
-			default:
-				_ = unix.Kill(c.PID, sig) // our own child, not reaped yet
-			}
-		case ws := <-ended:
-			if t != nil {
-				t.drain()
-			}
-			if ws.Signaled() {
-				return exitError(128 + int(ws.Signal()))
-			}
-			if ws.ExitStatus() == 0 {
-				return nil
-			}
-			return exitError(ws.ExitStatus())
-		}
+	if fw.signals != nil {
+		go fw.forward(fw.signals, c.Pidfd, t)
+		defer func() {
+			fw.stop()
+			<-fw.done
+		}()
 	}
+	ws := reap(c.PID)
+	if t != nil {
+		t.drain()
+	}
+	if ws.Signaled() {
+		return exitError(128 + int(ws.Signal()))
+	}
+	if ws.ExitStatus() == 0 {
+		return nil
+	}
+	return exitError(ws.ExitStatus())
 }
 
 // reap waits for pid and for orphans that come before it, as a subreaper must.

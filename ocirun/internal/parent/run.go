@@ -85,10 +85,9 @@ type run struct {
 	pidfd *os.File
 }
 
-// Run makes the child. On an error it is gone. The calling goroutine must not be used
-// for other processes afterwards: its thread may have joined a pid namespace.
+// Run makes the child. On an error it is gone. After a Run with a Task no other process
+// may be started: it might come from the thread that has joined the pid namespace.
 func Run(ctx context.Context, args Args) (*Child, error) {
-	runtime.LockOSThread()
 	r := &run{args: args}
 	var undo cleanup.Stack
 	defer undo.Clean()
@@ -97,6 +96,8 @@ func Run(ctx context.Context, args Args) (*Child, error) {
 		return nil, err
 	}
 	if args.Task != nil && !args.Unprivileged && joinsPID(args.Plan) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		// For children of this thread only: setns(2).
 		if err := unix.Setns(int(args.Task.Fd()), unix.CLONE_NEWPID); err != nil {
 			return nil, fmt.Errorf("join the task's pid namespace: setns: %w", err)

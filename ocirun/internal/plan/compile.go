@@ -102,8 +102,10 @@ func (c *compiler) fresh(t specs.LinuxNamespaceType) bool {
 	return ok && p == ""
 }
 
-// joinOrder is the order of setns(2): the user namespace first, because it owns the
-// others; the mount namespace last, because paths are looked up in it.
+// joinOrder is the order of setns(2); the mount namespace comes last, because paths are
+// looked up in it. The user namespace goes before or after the others: an unprivileged
+// caller gets its rights over them there, a privileged one loses those over what other
+// user namespaces own.
 var joinOrder = []specs.LinuxNamespaceType{
 	specs.UserNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace,
 	specs.PIDNamespace, specs.CgroupNamespace, specs.TimeNamespace, specs.MountNamespace,
@@ -161,6 +163,16 @@ func (c *compiler) namespaces() {
 			c.add(Join{t, c.ns[t]})
 		}
 	}
+	others := func() {
+		for _, t := range joinOrder {
+			if t != specs.UserNamespace && t != specs.PIDNamespace {
+				join(t)
+			}
+		}
+	}
+	if !c.h.Unprivileged {
+		others() // while this process still has rights over all of them
+	}
 	join(specs.UserNamespace)
 	if c.has(specs.UserNamespace) && user == 0 {
 		c.add(BecomeRoot{})
@@ -179,10 +191,8 @@ func (c *compiler) namespaces() {
 	if staged {
 		c.add(Fork{flags &^ user})
 	}
-	for _, t := range joinOrder {
-		if t != specs.UserNamespace && t != specs.PIDNamespace {
-			join(t)
-		}
+	if c.h.Unprivileged {
+		others()
 	}
 }
 

@@ -145,13 +145,27 @@ func (b *Bundle) removeSocket() {
 	if err != nil {
 		return
 	}
-	path := strings.TrimPrefix(boot.Address, "unix://")
+	if path := strings.TrimPrefix(boot.Address, "unix://"); filepath.IsAbs(path) && isDead(path) {
+		_ = os.Remove(path) // it is in nobody's way: the next shim of that name replaces it
+	}
+}
+
+// SweepSockets removes the sockets that nobody listens on any more. It finds those of shims
+// that died before their address was written down; call it when no shim is being started.
+func (l *Launcher) SweepSockets() {
+	paths, _ := filepath.Glob(filepath.Join(l.socketDir(), "*")) // the pattern is well formed
+	for _, path := range paths {
+		if isDead(path) {
+			_ = os.Remove(path) // as above
+		}
+	}
+}
+
+// isDead reports whether a socket is there and refuses connections.
+func isDead(path string) bool {
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = conn.Close()
-		return
 	}
-	if filepath.IsAbs(path) && errors.Is(err, syscall.ECONNREFUSED) {
-		_ = os.Remove(path) // it is in nobody's way: the next shim of that name replaces it
-	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }

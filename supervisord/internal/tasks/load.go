@@ -44,6 +44,7 @@ func (s *Service) Load(ctx context.Context) error {
 		for _, p := range s.strays(ctx) {
 			ctxlog.From(ctx).Warn("shim without a bundle was killed", ctxlog.PID, p.PID, ctxlog.Namespace, p.Namespace, ctxlog.TaskID, p.ID, ctxlog.Error, p.Kill())
 		}
+		s.cfg.Launcher.SweepSockets()
 		for _, dir := range s.cfg.Launcher.OrphanWork() {
 			if err := os.RemoveAll(dir); err != nil {
 				ctxlog.From(ctx).Warn("work directory stayed behind", ctxlog.Path, dir, ctxlog.Error, err)

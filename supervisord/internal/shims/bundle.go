@@ -121,6 +121,10 @@ func (b *Bundle) Rootfs() string { return filepath.Join(b.Path, "rootfs") }
 // Remove removes the bundle. It never descends into a mounted rootfs. It is not an error
 // if the bundle is gone.
 func (b *Bundle) Remove() error {
+	// First, for work without a bundle is what a leak looks like.
+	if err := os.RemoveAll(b.work); err != nil {
+		return fmt.Errorf("remove bundle: %w", err)
+	}
 	gone := filepath.Join(filepath.Dir(b.Path), "."+b.ID)
 	err := os.Rename(b.Path, gone)
 	if errors.Is(err, os.ErrExist) { // the leftover of an earlier crash
@@ -131,7 +135,7 @@ func (b *Bundle) Remove() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
-	if err := errors.Join(removeDir(gone), os.RemoveAll(b.work)); err != nil {
+	if err := removeDir(gone); err != nil {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
 	return nil

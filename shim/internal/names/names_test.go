@@ -240,17 +240,30 @@ type upstream struct {
 	asked atomic.Int64
 }
 
+// listenBoth listens on one port with UDP and TCP; somebody may have the TCP port of a UDP
+// port that was free.
+func listenBoth(t *testing.T) (*net.UDPConn, *net.TCPListener) {
+	t.Helper()
+	for try := 1; ; try++ {
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(udp.LocalAddr().(*net.UDPAddr).AddrPort()))
+		if err == nil {
+			return udp, tcp
+		}
+		_ = udp.Close() // it was not used
+		if try == 10 {
+			t.Fatal(err)
+		}
+	}
+}
+
 func newUpstream(t *testing.T, reply func(query []byte, tcp bool) []byte) *upstream {
 	t.Helper()
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	udp, tcp := listenBoth(t)
 	u := &upstream{at: udp.LocalAddr().(*net.UDPAddr).AddrPort()}
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(u.at))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		buf := make([]byte, 65535)

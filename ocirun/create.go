@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -245,7 +246,8 @@ func (c *creation) makeCgroup(undo *cleanup.Stack) error {
 	if err != nil {
 		return err
 	}
-	if frozen, err := m.Frozen(); err != nil || frozen {
+	// A scope of systemd's is made when the process joins it.
+	if frozen, err := m.Frozen(); (err != nil && !errors.Is(err, fs.ErrNotExist)) || frozen {
 		return errors.Join(err, fmt.Errorf("container's cgroup unexpectedly frozen: %w", errdefs.ErrFailedPrecondition))
 	}
 	if len(pids) > 0 {

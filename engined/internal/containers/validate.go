@@ -378,5 +378,8 @@ func ParseSignal(s string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("invalid signal: %s: %w", s, errdefs.ErrInvalidArgument)
 	}
+	if !signal.ValidSignalForPlatform(sig) {
+		return 0, fmt.Errorf("the linux daemon does not support signal %d: %w", sig, errdefs.ErrInvalidArgument)
+	}
 	return int(sig), nil
 }

@@ -115,6 +115,7 @@ func (ts *Tasks) Create(ctx context.Context, a CreateArgs) (pid int, err error) 
 	defer undo.Clean()
 	undo.Add(func() { ts.forget(t) })
 
+	ts.early.Start()
 	if err := t.mountRootfs(a.Rootfs); err != nil {
 		return 0, err
 	}

@@ -29,6 +29,7 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 		return 0, err
 	}
 	clock := stopwatch{last: time.Now()}
+	s.early.Start()
 	// A caller that goes away does not stop the shim in the middle of its work, it only stops
 	// us from learning how that ended: what has begun is finished, or undone after a failure.
 	ctx = context.WithoutCancel(ctx)

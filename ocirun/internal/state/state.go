@@ -80,7 +80,7 @@ const (
 const (
 	stateFile  = "state.json"
 	intentFile = "creating.json"
-	fifoFile  = "exec.fifo"
+	fifoFile   = "exec.fifo"
 	// FilterFile is the name of the filter in a container's directory.
 	FilterFile = "seccomp.bpf"
 )

@@ -141,6 +141,13 @@ func (a *app) kill(args []string) error {
 		return err
 	}
 	ownPIDs := hasNamespace(st, specs.PIDNamespace)
+	if len(st.Cgroup.Paths) == 0 {
+		if all && (!ownPIDs || sig != unix.SIGKILL) {
+			_, err := cgroupOf(st)
+			return err
+		}
+		return signalInit(st, sig) // with a pid namespace the kernel kills the others
+	}
 	if all || !ownPIDs && sig == unix.SIGKILL {
 		// Without a pid namespace the other processes outlive the first one.
 		if pids, err := manager(st).Pids(); err == nil && len(pids) == 0 && !all {
@@ -326,7 +333,11 @@ func (a *app) pause(ctx context.Context, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	return manager(st).Freeze(ctx)
+	m, err := cgroupOf(st)
+	if err != nil {
+		return err
+	}
+	return m.Freeze(ctx)
 }
 
 func errNotRunningFor(status string) error {

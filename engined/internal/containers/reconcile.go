@@ -55,7 +55,7 @@ func (s *Service) Reconcile(ctx context.Context, first bool) error {
 			defer func() { <-limit }()
 			rec, recorded := known[c.ID]
 			task, alive := tasks[c.ID]
-			s.reconcile(ctx, c, observed{rec, recorded, task, alive, first})
+			s.reconcile(ctx, c, observed{record: rec, recorded: recorded, task: task, hasTask: alive, first: first})
 		})
 	}
 	wg.Wait()
@@ -76,6 +76,31 @@ type observed struct {
 	task     supervisor.Task
 	hasTask  bool
 	first    bool
+	stale    bool
+}
+
+// agrees reports whether a state says what was observed.
+func (o observed) agrees(st State) bool {
+	if !o.hasTask || !st.Status.HasTask() {
+		return !o.hasTask && !st.Status.HasTask()
+	}
+	return o.task.PID == st.PID && (o.task.Status == supervisor.TaskRunning && st.Status == Running || o.task.Status == supervisor.TaskPaused && st.Status == Paused)
+}
+
+// askAgain observes one container's task anew.
+//
+// Preconditions: the operation lock is held, so that what is seen stays true.
+func (s *Service) askAgain(ctx context.Context, containerID string, o observed) observed {
+	t, err := s.Tasks.GetTask(ctx, containerID)
+	switch {
+	case err == nil:
+		o.task, o.hasTask = t, true
+	case errdefs.IsNotFound(err):
+		o.hasTask = false
+	case errdefs.IsUnavailable(err), ctx.Err() != nil:
+		o.stale = true
+	}
+	return o // of a shim that does not answer the list has said what there is to say
 }
 
 // reconcile makes one container's state agree with what was observed.
@@ -87,7 +112,11 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 	defer c.unlock()
 	c.setInfo(func(i *runtimeInfo) { i.recorded = o.recorded })
 	st := c.State()
+	if !o.agrees(st) { // it may have been started or have ended since the list was made
+		o = s.askAgain(ctx, c.ID, o)
+	}
 	switch {
+	case o.stale: // the supervisor has gone: what it says when it is back counts
 	case o.hasTask && (o.task.Status == supervisor.TaskRunning || o.task.Status == supervisor.TaskPaused):
 		s.found(ctx, c, st, o)
 	case o.hasTask && o.task.Status == supervisor.TaskStopped && st.Status.HasTask():
@@ -177,7 +206,9 @@ func (s *Service) lost(ctx context.Context, c *Container) {
 	s.saveState(ctx, c.ID, st)
 	s.publish(c, "die", "exitCode", fmt.Sprint(code))
 	c.notifyExit(Exit{Code: code})
-	if !c.Definition().Host.AutoRemove && Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
+	if c.Definition().Host.AutoRemove {
+		s.removeLater(c)
+	} else if Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
 		s.startLater(c)
 	}
 }
@@ -188,7 +219,7 @@ func (s *Service) follow(_ context.Context, c *Container) {
 	d, st := c.Definition(), c.State()
 	switch {
 	case st.Status == Exited && d.Host.AutoRemove:
-		s.removeLater(c)
+		s.removeLater(c) // a second time does no harm
 	case st.Status == Restarting && !s.supervisorRestarts():
 		s.retryLater(c, 0)
 	case st.Status == Exited && st.HasStarted && Policy(d.Host.RestartPolicy).Name == restartpolicy.Always:

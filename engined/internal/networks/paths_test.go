@@ -18,12 +18,12 @@ func TestPublishedPortIsReachedFromEverywhere(t *testing.T) {
 	for _, filtered := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+filtered, func(t *testing.T) {
 			filterBridges(t, filtered)
-			walkPaths(t, filtered == "1")
+			walkPaths(t)
 		})
 	}
 }
 
-func walkPaths(t *testing.T, filtered bool) {
+func walkPaths(t *testing.T) {
 	l := newLab(t, v6)
 	lan := l.lan()
 	web := l.container("web", publish(
@@ -41,9 +41,7 @@ func walkPaths(t *testing.T, filtered bool) {
 	for _, proto := range []string{"tcp", "udp"} {
 		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", gateway4)
 		reach(t, "host to its LAN address", "", proto, "192.0.2.1:8080", "")
-		if proto == "tcp" || !filtered { // br_netfilter keeps the kernel from it: TCP is relayed
-			reach(t, "host to ::1", "", proto, "[::1]:8080", gateway6)
-		}
+		reach(t, "host to ::1", "", proto, "[::1]:8080", gateway6) // relayed where br_netfilter keeps the kernel from it
 		reach(t, "host to its IPv6 address", "", proto, "[2001:db8::1]:8080", "")
 		reach(t, "LAN", lan, proto, "192.0.2.1:8080", "192.0.2.2")
 		reach(t, "LAN, IPv6", lan, proto, "[2001:db8::1]:8080", "2001:db8::2")
@@ -80,10 +78,15 @@ func TestOutwardTrafficIsMasqueraded(t *testing.T) {
 
 func TestIPv6ClientReachesAnIPv4OnlyContainer(t *testing.T) {
 	l := newLab(t)
-	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	lan := l.lan()
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
 	serve(t, web.NetnsPath, 80)
-	reach(t, "host to ::1", "", "tcp", "[::1]:8080", web.Endpoints[0].Gateway4.String())
-	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	gateway := web.Endpoints[0].Gateway4.String()
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "host to ::1", "", proto, "[::1]:8080", gateway)
+		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", gateway)
+		reach(t, "LAN, IPv6", lan, proto, "[2001:db8::1]:8080", gateway)
+	}
 }
 
 func TestNetworksAreIsolated(t *testing.T) {
@@ -160,13 +163,15 @@ func filterBridges(t *testing.T, value string) {
 	}
 }
 
-// TestFirewallIsLeftAloneIfToldSo also checks what is left of published ports then: TCP,
-// relayed.
+// TestFirewallIsLeftAloneIfToldSo also checks what is left of published ports then: TCP and
+// UDP, relayed.
 func TestFirewallIsLeftAloneIfToldSo(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.IPTables = false })
-	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
 	serve(t, web.NetnsPath, 80)
-	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	}
 	conn, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)

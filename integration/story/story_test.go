@@ -325,6 +325,27 @@ func TestCopyInBothDirections(t *testing.T) {
 	}
 }
 
+// TestCopyBeforeTheFirstStart copies into a container whose mount points nobody has made yet,
+// and onto a volume that the image is to fill.
+func TestCopyBeforeTheFirstStart(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	src := filepath.Join(s.Root, "f")
+	if err := os.WriteFile(src, []byte("copied"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	s.OK("docker", "create", "--name", "box", "--network", "none", "-v", "/absent/deep", "-v", "/absent/deep/inside", "-v", src+":/file/f:ro", "-v", "/data", "busybox:test", "sleep", "1000")
+	for _, to := range []string{"/g", "/absent/deep/", "/absent/deep/inside/", "/data/"} {
+		s.OK("docker", "cp", src, "box:"+to)
+	}
+	s.OK("docker", "start", "box")
+	want := strings.Repeat("copied", 5) + "copied up"
+	if out := s.OK("docker", "exec", "box", "cat", "/g", "/absent/deep/f", "/absent/deep/inside/f", "/file/f", "/data/f", "/data/from-image"); out != want {
+		t.Errorf("the container has %q, want %q", out, want)
+	}
+	s.OK("docker", "rm", "-fv", "box")
+}
+
 func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()

@@ -155,4 +155,3 @@ func ReadPacket(c *net.UDPConn, do func([]byte)) error {
 	})
 	return errors.Join(err, rerr)
 }
-

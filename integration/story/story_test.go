@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -344,6 +346,37 @@ func TestCopyBeforeTheFirstStart(t *testing.T) {
 		t.Errorf("the container has %q, want %q", out, want)
 	}
 	s.OK("docker", "rm", "-fv", "box")
+}
+
+// TestExportHoldsWhatIsTheContainersOwn exports while it runs, when /proc and volumes are
+// mounted in it, and after.
+func TestExportHoldsWhatIsTheContainersOwn(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	s.OK("engine", "run", "-d", "--name", "box", "--network", "none", "-v", "/volume", "busybox:test", "sleep", "1000")
+	s.OK("engine", "exec", "box", "sh", "-c", "echo made >/tmp/made; touch /volume/hidden; rm /data/from-image")
+	for _, client := range clients {
+		for _, state := range []string{"running", "stopped"} {
+			file := filepath.Join(s.Root, client+state+".tar")
+			s.OK(client, "export", "-o", file, "box")
+			out, err := exec.Command("tar", "tf", file).CombinedOutput()
+			if err != nil {
+				t.Fatalf("tar of %s %s: %v\n%s", client, state, err, out)
+			}
+			names := strings.Split(string(out), "\n")
+			for name, want := range map[string]bool{"tmp/made": true, "proc/": true, "proc/1/": false, "proc/meminfo": false, "volume/": true, "volume/hidden": false, "data/from-image": false, "bin/busybox": true} {
+				if slices.Contains(names, name) != want {
+					t.Errorf("%s, %s: %s in the archive: %v, want %v", client, state, name, !want, want)
+				}
+			}
+			if state == "running" {
+				s.OK(client, "stop", "-t", "0", "box")
+			} else {
+				s.OK(client, "start", "box")
+			}
+		}
+	}
+	s.OK("engine", "rm", "-fv", "box")
 }
 
 func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {

@@ -223,6 +223,24 @@ func makeMountPoint(ctx context.Context, below []mount.Mount, v spec.Mount) erro
 	})
 }
 
+// WithOwnRootfs calls fn with the path of the container's root filesystem as its image and its
+// programs made it: without volumes and whatever else is mounted in it. It is read-only.
+func (s *Service) WithOwnRootfs(ctx context.Context, ref string, fn func(root string) error) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	mounts, err := s.rootfsMounts(ctx, c)
+	if err != nil {
+		return err
+	}
+	views := make([]mount.Mount, len(mounts))
+	for i, m := range mounts {
+		views[i] = m.View()
+	}
+	return mount.WithTemp(ctx, views, fn)
+}
+
 // RootfsLayers returns the container's own layer and those below it, topmost first.
 // ErrNotImplemented for a snapshotter that keeps no layers.
 func (s *Service) RootfsLayers(ctx context.Context, ref string) (upper string, lowers []string, err error) {

@@ -318,8 +318,8 @@ func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error
 	if err := m.plugInto(in, n, e); err != nil {
 		// Somebody deleted the bridge, perhaps: make it again, once.
 		ctxlog.From(ctx).Debug("interface could not be plugged in; looking after the bridge", ctxlog.Network, n.Name, ctxlog.Error, err)
-		if berr := m.bridge(ctx, n, nil); berr != nil {
-			return errors.Join(err, berr)
+		if err := m.bridge(ctx, n, nil); err != nil {
+			return fmt.Errorf("connect to network %s: %w", n.Name, err)
 		}
 		if err := m.plugInto(in, n, e); err != nil {
 			return fmt.Errorf("connect to network %s: %w", n.Name, err)

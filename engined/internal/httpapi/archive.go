@@ -21,6 +21,8 @@ type rootfsProvider interface {
 	// WithRootfs calls fn with the path of the container's root filesystem, volumes
 	// included, mounted for the time of the call if the container does not run.
 	WithRootfs(ctx context.Context, containerID string, fn func(root string) error) error
+	// WithOwnRootfs does the same without what is mounted in it.
+	WithOwnRootfs(ctx context.Context, containerID string, fn func(root string) error) error
 	// RootfsLayers returns the container's own layer and those below it, topmost first.
 	RootfsLayers(ctx context.Context, containerID string) (upper string, lowers []string, err error)
 	// ProcessUser returns the numeric user and group of the container's process.
@@ -126,7 +128,7 @@ func (a archiveAPI) write(w http.ResponseWriter, r *request) error {
 }
 
 func (a archiveAPI) export(w http.ResponseWriter, r *request) error {
-	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+	return a.rootfs.WithOwnRootfs(r.Context(), r.Var("name"), func(root string) error {
 		w.Header().Set("Content-Type", tarType)
 		return archive.Export(r.Context(), root, w)
 	})

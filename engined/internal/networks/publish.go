@@ -182,8 +182,8 @@ func (m *Manager) reserve(sb *sandbox, mappings []PortMapping) (out publishedPor
 		}
 	}()
 	for _, p := range m.publishedPlan(sb, mappings) {
-		if m.cfg.RespectHost && p.translated() && p.mapping.Proto != "tcp" {
-			return out, fmt.Errorf("publish port %d/%s: with publish=respect-host only tcp ports can be published: %w", p.mapping.ContainerPort, p.mapping.Proto, errdefs.ErrNotImplemented)
+		if m.cfg.RespectHost && p.translated() && !ports.Relayed(p.mapping.Proto) {
+			return out, fmt.Errorf("publish port %d/%s: with publish=respect-host only tcp and udp ports can be published: %w", p.mapping.ContainerPort, p.mapping.Proto, errdefs.ErrNotImplemented)
 		}
 		out.rules = append(out.rules, p.opened...)
 		done := p.mapping

@@ -55,6 +55,15 @@ func prepareIPv6(on bool) error {
 	return nil
 }
 
+// disableIPv6 switches IPv6 off on one interface of the calling thread's netns.
+func disableIPv6(name string) error {
+	_, err := sysctl("ipv6/conf/"+name+"/disable_ipv6", "1")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a kernel without IPv6
+	}
+	return err
+}
+
 // Forwarding reports whether the host forwards packets of a family between interfaces.
 func Forwarding(ipv6 bool) bool {
 	data, err := os.ReadFile(filepath.Join(sysctlRoot, forwardingKey(ipv6)))

@@ -41,6 +41,10 @@ func (r *run) failure(m child.Message) error {
 			if nr == unix.SYS_OPEN_TREE {
 				return fmt.Errorf("error mounting %q to rootfs at %q: open %s: %w", o.Source, o.Dest, o.Source, unix.Errno(m.Value))
 			}
+		case plan.Label:
+			if o.AppArmor != "" && m.Value == uint32(unix.ENOENT) {
+				return fmt.Errorf("apparmor profile %q is not loaded", o.AppArmor)
+			}
 		case plan.RunHook:
 			if why := ownFailure(m.Value); why != "" {
 				return fmt.Errorf("error running %s hook #%d: %s: %s", o.Name, o.Index, o.Hook.Path, why)

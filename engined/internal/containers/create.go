@@ -63,7 +63,9 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 	// of the container, or swept by the next start of the engine.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		rootfs, err = s.Records.PrepareRootfs(gctx, d.Image.Snapshotter, d.ID, d.Image.ChainID.String())
+		if rootfs, err = s.Records.PrepareRootfs(gctx, d.Image.Snapshotter, d.ID, d.Image.ChainID.String()); err == nil {
+			err = markContainer(rootfs)
+		}
 		if err != nil {
 			return fmt.Errorf("prepare rootfs: %w", err)
 		}

@@ -45,6 +45,21 @@ func TestEverydayCommandsDoWhatDockersDo(t *testing.T) {
 			if r.Code != 125 || !strings.Contains(r.Stderr, "No such container: nobody-here") || strings.Contains(r.Stderr, "Unable to find image") {
 				t.Errorf("network of nobody: %+v", r)
 			}
+			r = s.Run(s.Command(client, "run", "--rm", "--volumes-from", "nobody-here", "busybox:test", "true"))
+			if r.Code != 125 || !strings.Contains(r.Stderr, "No such container: nobody-here") || strings.Contains(r.Stderr, "Unable to find image") {
+				t.Errorf("volumes of nobody: %+v", r)
+			}
+			r = s.Run(s.Command(client, "exec", "box", "no-such-command"))
+			if want := `unable to start container process: exec: "no-such-command": executable file not found in $PATH`; r.Code != 127 || !strings.HasSuffix(strings.TrimSpace(r.Stdout+r.Stderr), want) || strings.Count(r.Stdout+r.Stderr, "start exec") > 1 {
+				t.Errorf("exec of nothing: %+v", r)
+			}
+			r = s.Run(s.Command(client, "exec", "-w", "/nowhere", "box", "true"))
+			if !strings.Contains(r.Stdout+r.Stderr, `chdir to cwd ("/nowhere")`) {
+				t.Errorf("exec in a directory that is not there: %+v", r)
+			}
+			if out := ok("system", "df", "-v", "--format", "{{range .Containers}}{{.Names}} {{end}}"); out != "box " && out != "box" {
+				t.Errorf("df -v with a template printed %q", out)
+			}
 			cmd := s.Command(client, "import", "-", "garbage:1")
 			cmd.Stdin = strings.NewReader("this is no archive")
 			if r := s.Run(cmd); r.Code != 1 || !strings.Contains(r.Stderr, "archive") {

@@ -29,6 +29,14 @@ func TestEverydayCommandsDoWhatDockersDo(t *testing.T) {
 					t.Errorf("ps --filter %s printed %q, want %q", filter, got, want)
 				}
 			}
+			for network, want := range map[string]string{"none": "[] {}", "host": "[] {}", "bridge": `[80/tcp] {"80/tcp":null}`} {
+				ok("run", "-d", "--name", "exposed", "--network", network, "--expose", "80", "busybox:test", "sleep", "1000")
+				got := ok("ps", "--filter", "name=exposed", "--format", "[{{.Ports}}]") + " " + ok("inspect", "-f", "{{json .NetworkSettings.Ports}}", "exposed")
+				if got != want {
+					t.Errorf("an exposed port on network %s is shown as %s, want %s", network, got, want)
+				}
+				ok("rm", "-f", "exposed")
+			}
 			ok("exec", "box", "test", "-e", "/.dockerenv")
 			if out := ok("diff", "box"); out != "" {
 				t.Errorf("diff of a container that did nothing printed:\n%s", out)

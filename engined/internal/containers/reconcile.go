@@ -87,20 +87,36 @@ func (o observed) agrees(st State) bool {
 	return o.task.PID == st.PID && (o.task.Status == supervisor.TaskRunning && st.Status == Running || o.task.Status == supervisor.TaskPaused && st.Status == Paused)
 }
 
+// How often a task is asked for that changes just now, and the pause between: its shim is
+// dying, or the supervisor is about to make it anew.
+const (
+	askTries = 5
+	askPause = 20 * time.Millisecond
+)
+
 // askAgain observes one container's task anew.
 //
 // Preconditions: the operation lock is held, so that what is seen stays true.
-func (s *Service) askAgain(ctx context.Context, containerID string, o observed) observed {
-	t, err := s.Tasks.GetTask(ctx, containerID)
-	switch {
-	case err == nil:
-		o.task, o.hasTask = t, true
-	case errdefs.IsNotFound(err):
-		o.hasTask = false
-	case errdefs.IsUnavailable(err), ctx.Err() != nil:
-		o.stale = true
+func (s *Service) askAgain(ctx context.Context, c *Container, o observed) observed {
+	comesBack := !o.first && s.supervisorRestarts() && Policy(c.Definition().Host.RestartPolicy).Name != restartpolicy.No
+	for try := 1; ; try++ {
+		t, err := s.Tasks.GetTask(ctx, c.ID)
+		switch {
+		case err == nil:
+			o.task, o.hasTask = t, true
+		case errdefs.IsNotFound(err) && (!comesBack || try == askTries):
+			o.hasTask = false
+		case try == askTries || ctx.Err() != nil:
+			o.stale = true
+		default:
+			select {
+			case <-time.After(askPause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		return o
 	}
-	return o // of a shim that does not answer the list has said what there is to say
 }
 
 // reconcile makes one container's state agree with what was observed.
@@ -111,12 +127,35 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 	}
 	defer c.unlock()
 	c.setInfo(func(i *runtimeInfo) { i.recorded = o.recorded })
-	st := c.State()
-	if !o.agrees(st) { // it may have been started or have ended since the list was made
-		o = s.askAgain(ctx, c.ID, o)
+	if !o.agrees(c.State()) { // it may have been started or have ended since the list was made
+		o = s.askAgain(ctx, c, o)
 	}
+	s.follows(ctx, c, o)
+	// The supervisor counts its restarts where we may not have seen them.
+	if n, err := strconv.Atoi(o.record.Labels[restartpolicy.LabelCount]); err == nil && n > c.State().Restarts {
+		c.edit(func(st *State) { st.Restarts = n })
+	}
+	if o.first {
+		s.undoConnects(ctx, c)
+		s.follow(ctx, c)
+	}
+}
+
+// resync makes a container's state agree with what its task is now, after an event that
+// does not fit: others before it were missed.
+//
+// Preconditions: the operation lock is held.
+func (s *Service) resync(ctx context.Context, c *Container) {
+	s.follows(ctx, c, s.askAgain(ctx, c, observed{}))
+}
+
+// follows makes a container's state follow an observation.
+//
+// Preconditions: the operation lock is held.
+func (s *Service) follows(ctx context.Context, c *Container, o observed) {
+	st := c.State()
 	switch {
-	case o.stale: // the supervisor has gone: what it says when it is back counts
+	case o.stale: // what comes next, an event or a supervisor that is back, counts
 	case o.hasTask && (o.task.Status == supervisor.TaskRunning || o.task.Status == supervisor.TaskPaused):
 		s.found(ctx, c, st, o)
 	case o.hasTask && o.task.Status == supervisor.TaskStopped && st.Status.HasTask():
@@ -129,14 +168,6 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 		s.deleteTask(ctx, c.ID) // a start that a crash cut off, or an exit that is stored
 	case !o.hasTask && st.Status.HasTask():
 		s.lost(ctx, c)
-	}
-	// The supervisor counts its restarts where we may not have seen them.
-	if n, err := strconv.Atoi(o.record.Labels[restartpolicy.LabelCount]); err == nil && n > c.State().Restarts {
-		c.edit(func(st *State) { st.Restarts = n })
-	}
-	if o.first {
-		s.undoConnects(ctx, c)
-		s.follow(ctx, c)
 	}
 }
 

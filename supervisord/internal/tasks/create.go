@@ -81,7 +81,7 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 		return 0, err
 	}
 	if pid, err = shim.Create(ctx, r.Rootfs, r.IO); err != nil {
-		return 0, fmt.Errorf("create task: %w", err)
+		return 0, err // the shim names operation and object
 	}
 	clock.step("create task")
 
@@ -210,7 +210,7 @@ func (s *Service) Start(ctx context.Context, id, execID string) (int, error) {
 	}
 	pid, err := shim.Start(ctx, execID)
 	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", processName(id, execID), err)
+		return 0, err // as in Create
 	}
 	failpoint.Pass("tasks/start/started")
 	if execID == "" {

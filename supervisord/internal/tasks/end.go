@@ -60,7 +60,7 @@ func (s *Service) Delete(ctx context.Context, id string) (shims.Exit, error) {
 		t.mu.Lock()
 		t.progress.deleting = false
 		t.mu.Unlock()
-		return exit, fmt.Errorf("delete task %q: %w", id, err)
+		return exit, err // the shim names operation and object
 	case err != nil: // the shim has forgotten it: an earlier Delete was cut short
 		exit = t.knownExit()
 	}

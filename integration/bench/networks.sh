@@ -2,7 +2,8 @@
 # two processes for each published port, so that 10,000 are not asked of it, and what takes
 # it very long comes last, with a limit. All rows together take less than eight minutes.
 stock_limit=${BENCH_STOCK_SECONDS:-100} # for a container with 999 ports
-network_runs=$((runs < 10 ? runs : 10))
+network_runs=$((runs < 7 ? runs : 7))
+network_end=$((SECONDS + 450 - stock_limit)) # when it is too late for stock's 999 ports
 
 clients=("$PWD/bin/engine -H $ours" "docker -H $stock")
 spaces=("$space" "$space-stock")
@@ -126,7 +127,7 @@ gone_ours=$(elapsed 60 ${clients[0]} rm -f thousand)
 engine rm -f "${more[@]}" >/dev/null
 
 before=$(port_memory "$dockerd")
-if time_stock=$(elapsed "$stock_limit" ${clients[1]} $thousand); then
+if [ "$SECONDS" -lt "$network_end" ] && time_stock=$(elapsed "$stock_limit" ${clients[1]} $thousand); then
 	memory_stock=$(($(port_memory "$dockerd") - before))
 	next_stock=$(one_more "${clients[1]}")
 	gone_stock=$(elapsed 60 ${clients[1]} rm -f thousand || echo 60000)
@@ -135,7 +136,7 @@ if time_stock=$(elapsed "$stock_limit" ${clients[1]} $thousand); then
 	row 'run --rm -p, the 1,000th port' "$next_ours" "$next_stock" ms
 	row 'rm -f of a container with 999 ports' "$gone_ours" "$gone_stock" ms
 else
-	echo "stock took longer than $stock_limit s to publish 999 ports"
+	echo "stock did not publish 999 ports within $stock_limit s"
 	timeout 60 docker -H "$stock" rm -f thousand >/dev/null 2>&1 || true
 	alone 'run -d with 999 ports' "$time_ours" ms
 	alone 'memory for 999 ports (PSS)' "$memory_ours" KiB

@@ -330,7 +330,7 @@ func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error
 
 func (m *Manager) plugInto(in *bridge.Inside, n *network, e Endpoint) error {
 	p := bridge.Port{
-		Bridge: int(n.index.Load()), HostName: e.HostVeth, Name: e.Interface, MTU: n.options.mtu, MAC: e.MAC, Isolated: !n.options.icc,
+		Bridge: n.options.bridge, Index: int(n.index.Load()), HostName: e.HostVeth, Name: e.Interface, MTU: n.options.mtu, MAC: e.MAC, Isolated: !n.options.icc,
 	}
 	for _, a := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if a.IsValid() {

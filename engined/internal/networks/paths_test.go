@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -150,6 +151,57 @@ func TestGatewayModes(t *testing.T) {
 	unreachable(t, "routed: another port", lan, "tcp", addr(r, 81))
 	unreachable(t, "routed: the host's port", lan, "tcp", "192.0.2.1:8080")
 	reach(t, "unprotected: any port", lan, "tcp", addr(o, 81), "192.0.2.2")
+}
+
+// heard waits until a container hears those who ask for the MAC of its IPv6 address, which
+// the kernel sees to in the background, and long before a process could start in it. Source:
+// RFC 4291, 2.7.1.
+func heard(t *testing.T, box Sandbox) {
+	t.Helper()
+	a := box.Endpoints[0].IPv6.Addr().As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", a[13:])
+	eventually(t, "the container hears neighbours", func() error {
+		return netns.DoPath(box.NetnsPath, func() error {
+			groups, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err == nil && !strings.Contains(string(groups), group) {
+				err = fmt.Errorf("%s is not in\n%s", group, groups)
+			}
+			return err
+		})
+	})
+}
+
+// TestTheFirstPacketArrives asks once, at once, after the first container has joined a new
+// network: a question for a neighbour's MAC that is lost then is asked again after a second.
+func TestTheFirstPacketArrives(t *testing.T) {
+	l := newLab(t, v6)
+	lan := l.lan()
+	serve(t, lan, 7)
+	eventually(t, "the LAN has IPv6", func() error { _, err := ask("", "tcp", "[2001:db8::2]:7"); return err })
+	for i, path := range []func(box Sandbox) (from, network, to string){
+		func(Sandbox) (string, string, string) { return lan, "tcp", "192.0.2.1:8080" },
+		func(Sandbox) (string, string, string) { return lan, "tcp", "[2001:db8::1]:8080" },
+		func(Sandbox) (string, string, string) { return lan, "udp", "192.0.2.1:8080" },
+		func(Sandbox) (string, string, string) { return "", "tcp", "127.0.0.1:8080" },
+		func(Sandbox) (string, string, string) { return "", "udp", "[::1]:8080" },
+		func(box Sandbox) (string, string, string) { return "", "udp", at(box.Endpoints[0], 80) },
+		func(box Sandbox) (string, string, string) { return box.NetnsPath, "udp", "192.0.2.2:7" },
+		func(box Sandbox) (string, string, string) { return box.NetnsPath, "udp", "[2001:db8::2]:7" },
+	} {
+		name := fmt.Sprint("n", i)
+		l.network(CreateRequest{Name: name, EnableIPv6: new(true)})
+		box := l.container(name, on(name), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
+		serve(t, box.NetnsPath, 80)
+		heard(t, box)
+		from, network, to := path(box)
+		begin := time.Now()
+		if _, err := ask(from, network, to); err != nil {
+			t.Errorf("from %q to %s %s: %v after %v", from, network, to, err, time.Since(begin))
+		}
+		if err := l.Leave(t.Context(), box.ContainerID); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestInterfacesWithoutAnIPv6AddressHaveNoIPv6 joins networks with and without IPv6, in both

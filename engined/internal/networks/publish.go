@@ -114,6 +114,17 @@ func (p publication) rules(l *ports.Lease) []firewall.Port {
 	return out
 }
 
+// planned is what rules does, for a mapping whose port is known.
+func (p publication) planned() []firewall.Port {
+	var out []firewall.Port
+	for _, to := range []netip.AddrPort{p.wish.To4, p.wish.To6} {
+		if to.IsValid() && (!p.wish.HostIP.IsValid() || p.wish.HostIP.Is4() == to.Addr().Is4()) {
+			out = append(out, firewall.Port{Proto: p.mapping.Proto, HostIP: p.wish.HostIP, HostPort: p.mapping.HostPort, To: to})
+		}
+	}
+	return out
+}
+
 // lead returns where host ports lead: to the address, or nowhere if it is opened itself.
 func (p *publication) lead(to netip.AddrPort, mode firewall.Mode) netip.AddrPort {
 	if mode != firewall.Routed {

@@ -190,8 +190,20 @@ func (h *Host) Exists(name string) bool {
 	return err == nil
 }
 
-// Delete deletes an interface that Ensure or EnsureParent made for owner. It is no error if there is none, or
-// one of somebody else.
+// State says in one word how an interface is: up, down or missing.
+func (h *Host) State(name string) string {
+	link, err := h.find(name)
+	switch {
+	case err != nil:
+		return "missing"
+	case link.Attrs().Flags&net.FlagUp == 0:
+		return "down"
+	}
+	return "up"
+}
+
+// Delete deletes an interface that Ensure or EnsureParent made for owner. It is no error if
+// there is none, or one of somebody else.
 func (h *Host) Delete(name, owner string) error {
 	link, err := h.find(name)
 	if errdefs.IsNotFound(err) {

@@ -68,7 +68,8 @@ func (in *Inside) File() *os.File { return in.ns }
 
 // Port is a veth pair from a bridge into a container.
 type Port struct {
-	Bridge    int    // index
+	Bridge    string
+	Index     int    // of the bridge
 	HostName  string // of the near end
 	Name      string // in the container
 	MTU       int    // bytes; 0: the kernel's
@@ -89,7 +90,7 @@ func (h *Host) Plug(in *Inside, p Port) error {
 		flags.Hairpin, flags.Isolated = true, false
 	}
 	batch := []rtnl.Request{rtnl.AddVeth(rtnl.Veth{
-		Name: p.HostName, Master: p.Bridge, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
+		Name: p.HostName, Master: p.Index, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
 	})}
 	if flags.Hairpin || flags.Isolated { // isolated ports are not up before they are isolated
 		batch = append(batch, rtnl.SetBridgePort(flags))
@@ -113,8 +114,10 @@ func (h *Host) bringUp(in *Inside, p Port) error {
 	if err := in.up(p.Name, index, p.Addresses); err != nil {
 		return err
 	}
-	if err := h.awaitCarrier(p.HostName); err != nil {
-		return err
+	for _, name := range []string{p.HostName, p.Bridge} { // the bridge has a carrier from its first port on
+		if err := h.awaitCarrier(name); err != nil {
+			return err
+		}
 	}
 	return in.rt.Do(rtnl.SetMAC(index, p.MAC))
 }
@@ -137,15 +140,16 @@ func (in *Inside) up(name string, index int, addresses []netip.Prefix) error {
 	return in.rt.Do(append(batch, rtnl.LinkUp(index))...)
 }
 
-// carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge's
-// port on a moment after its carrier: packets before that would be lost. It needs a lock
-// that interfaces being deleted hold for long; then the container starts without.
+// carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge and
+// its port on a moment after their carrier: packets before that would be lost, and among them
+// the question for the container's MAC address, which is asked again after a second. It needs
+// a lock that interfaces being deleted hold for long; then the container starts without.
 const carrierPatience = 200 * time.Millisecond
 
-func (h *Host) awaitCarrier(hostName string) error {
+func (h *Host) awaitCarrier(name string) error {
 	deadline := time.Now().Add(carrierPatience)
 	for pause := 50 * time.Microsecond; ; pause *= 2 {
-		up, err := h.rt.Operational(hostName)
+		up, err := h.rt.Operational(name)
 		if err != nil || up || time.Now().After(deadline) {
 			return err
 		}

@@ -57,6 +57,7 @@ type builder struct {
 	products []*product
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
+	imports  imports
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string

@@ -15,6 +15,7 @@ type Base struct {
 	Name     string        // as the Dockerfile says it
 	ID       digest.Digest // of the configuration
 	Digest   digest.Digest // of the manifest or index that the name means; "" if unknown
+	Manifest ocispec.Descriptor
 	ChainID  digest.Digest // "" for no layers
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest

@@ -163,13 +163,24 @@ type Plan struct {
 	Warnings []Warning
 }
 
+// Target is a stage that can be asked for.
+type Target struct {
+	Name        string
+	Description string // the comment above its FROM
+	Base        string
+	Platform    string
+	Default     bool
+	Lines       [2]int
+}
+
 // Warning is what a rule of the linter has to say.
 type Warning struct {
-	Rule   string `json:"rule"`
-	Text   string `json:"text"`
-	Detail string `json:"detail,omitempty"`
-	URL    string `json:"url,omitempty"`
-	Line   int    `json:"line,omitempty"`
+	Rule    string `json:"rule"`
+	Text    string `json:"text"`
+	Detail  string `json:"detail,omitempty"`
+	URL     string `json:"url,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	EndLine int    `json:"endLine,omitempty"`
 }
 
 // Contexts returns the names of the contexts that the plan takes files from.

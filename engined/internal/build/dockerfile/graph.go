@@ -20,6 +20,7 @@ type Base struct {
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []ocispec.History
 }
@@ -155,6 +156,7 @@ type Step struct {
 type Plan struct {
 	Target   *Vertex
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []Entry
 	Steps    []Step // in the order of the Dockerfile

@@ -113,11 +113,15 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 }
 
 func (st *state) withShell(argv []string) []string {
-	shell := st.config.Shell
-	if len(shell) == 0 {
-		shell = []string{"/bin/sh", "-c"}
+	return append(slices.Clone(st.shell()), strings.Join(argv, " "))
+}
+
+// shell is what the shell form of an instruction is given to.
+func (st *state) shell() []string {
+	if len(st.config.Shell) == 0 {
+		return []string{"/bin/sh", "-c"}
 	}
-	return append(slices.Clone(shell), strings.Join(argv, " "))
+	return st.config.Shell
 }
 
 // noEnv are arguments that commands do not see as variables.

@@ -30,6 +30,7 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 		}
 		r.heredoc(cmd.Files)
 	}
+	r.Shell = st.shell()
 	if cmd.PrependShell && len(r.Files) == 0 {
 		r.Args = st.withShell(r.Args)
 	}

@@ -62,6 +62,7 @@ func (v *Vertex) Inputs() []*Vertex {
 type Run struct {
 	Platform ocispec.Platform // of the programs
 	Args     []string
+	Shell    []string // of the stage
 	Env      []string
 	User     string // "" for root
 	Dir      string

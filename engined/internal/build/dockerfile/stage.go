@@ -34,7 +34,7 @@ type state struct {
 	args     *environment // declared ARGs with a value
 	declared []string     // all ARGs, each once
 	author   string
-	workdir  bool         // WORKDIR was set in this Dockerfile
+	workdir  bool // WORKDIR was set in this Dockerfile
 	done     bool
 }
 

@@ -246,7 +246,7 @@ func (r *receiver) ask(id int, e *entry, asks *queue) error {
 	}
 	p := &pending{at: id, hash: sha256.New(), offset: r.seg.reserve(e.size), size: e.size}
 	e.segment, e.offset = r.seg.name, p.offset
-	r.pending[uint32(id)] = p //nolint:gosec // bounded by limits.Entries
+	r.pending[uint32(id)] = p                                                      //nolint:gosec // bounded by limits.Entries
 	asks.add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_REQ, ID: uint32(id)}) //nolint:gosec // the same
 	return nil
 }

@@ -3,55 +3,27 @@ package build
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
-	"strata/engined/internal/build/files"
 	"strata/engined/internal/images"
 	"strata/pkg/ctxlog"
 	"strata/pkg/linux/mount"
 	"strata/pkg/manifest"
 )
-
-// Request is one build.
-type Request struct {
-	Context    *files.Context
-	Dockerfile string // its name in the context; "" for "Dockerfile"
-	Args       map[string]string
-	Labels     map[string]string
-	Target     string
-	Platform   string   // "" for the host's
-	Tags       []string // full references
-	NoCache    bool
-	Pull       bool
-	Auth       func(host string) images.Auth
-	Network    string // of RUN: "" or "default", "bridge", "host", "none", or a network
-	ExtraHosts []string
-	Resources  container.Resources
-	ShmSize    int64
-	Secrets    map[string][]byte
-	// MayBeInsecure allows RUN --security=insecure.
-	MayBeInsecure bool
-}
-
-// Receive keeps a build context that comes as a tar. Close it after the build.
-func (s *Service) Receive(r interface{ Read([]byte) (int, error) }) (*files.Context, error) {
-	return files.Receive(r, s.tmpDir(), contextLimits)
-}
 
 // CommandError is a RUN that failed.
 type CommandError struct {
@@ -66,41 +38,88 @@ func (e *CommandError) Error() string {
 // Build makes an image and gives it its names. Errors: *dockerfile.Error for mistakes in
 // the Dockerfile, *CommandError, ErrNotFound for missing images and files,
 // ErrInvalidArgument, context.Canceled.
-func (s *Service) Build(ctx context.Context, r Request, o Observer) (images.Image, error) {
+func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, error) {
+	if err := r.check(); err != nil {
+		return Result{}, err
+	}
 	b := &builder{s: s, r: r, o: o, plain: map[*dockerfile.Vertex]string{}, solving: map[*dockerfile.Vertex]*promise{}, reported: map[*dockerfile.Vertex]bool{}}
 	defer b.end()
 	plan, err := b.compile(ctx)
 	if err != nil {
-		return images.Image{}, err
+		return Result{}, err
 	}
-	b.plan = plan
-	o.Planned(plan)
+	exclude, err := patterns(r.Dockerfile.Ignore)
+	if err != nil {
+		return Result{}, err
+	}
+	b.plan, b.context = plan, &lazy{source: r.Context, paths: contextPaths(plan), exclude: exclude}
+	o.Planned([]*dockerfile.Plan{plan})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends what a failure has left running
 	top, err := b.solve(ctx, plan.Target)
 	if err != nil {
 		cancel()
 		b.wait()
-		return images.Image{}, err
+		return Result{}, err
 	}
 	img, err := b.export(ctx, top)
 	if err != nil {
-		return img, err
+		return Result{}, err
 	}
 	if b.held != nil { // something was made
 		if _, err := s.pruned(ctx, PruneRequest{Keep: s.cfg.Keep, All: true, auto: true}); err != nil {
 			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
 		}
 	}
-	return img, nil
+	return Result{Target: img.Target, Image: img, Platforms: []ocispec.Platform{plan.Platform}, Response: response(r, img)}, nil
+}
+
+// check refuses what is not implemented.
+func (r *Request) check() error {
+	missing := func(what string) error { return fmt.Errorf("%s: %w", what, errdefs.ErrNotImplemented) }
+	switch {
+	case len(r.Platforms) > 1:
+		return missing("several platforms in one build")
+	case len(r.Named) > 0:
+		return missing("--build-context")
+	case len(r.Annotations) > 0:
+		return missing("--annotation")
+	case len(r.CacheFrom)+len(r.CacheTo) > 0:
+		return missing("--cache-from and --cache-to")
+	case len(r.NoCacheFilter) > 0:
+		return missing("--no-cache-filter")
+	case r.Provenance.Mode != "":
+		return missing("--provenance")
+	case r.Provenance.SBOM:
+		return missing("--sbom")
+	}
+	for _, o := range r.Outputs {
+		if o.Type != OutputImage || len(o.Attrs) > 0 {
+			return missing("--output type=" + o.Type)
+		}
+	}
+	return nil
+}
+
+// response is what BuildKit's image exporter says.
+func response(r Request, img images.Image) map[string]string {
+	out := map[string]string{"containerimage.digest": img.Target.Digest.String(), "containerimage.config.digest": img.ID.String()}
+	if d, err := json.Marshal(img.Target); err == nil {
+		out["containerimage.descriptor"] = base64.StdEncoding.EncodeToString(d)
+	}
+	if len(r.Tags) > 0 {
+		out["image.name"] = strings.Join(r.Tags, ",")
+	}
+	return out
 }
 
 // builder is one build.
 type builder struct {
-	s    *Service
-	r    Request
-	o    Observer
-	plan *dockerfile.Plan
+	s       *Service
+	r       Request
+	o       Observer
+	plan    *dockerfile.Plan
+	context *lazy
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string
@@ -173,41 +192,13 @@ func (w withValues) Value(key any) any {
 }
 
 func (b *builder) compile(ctx context.Context) (*dockerfile.Plan, error) {
-	name := b.r.Dockerfile
-	if name == "" {
-		name = "Dockerfile"
-	}
-	text, err := b.r.Context.ReadFile(name, dockerfile.MaxSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("Cannot locate specified Dockerfile: %s: %w", name, errdefs.ErrInvalidArgument) //nolint:staticcheck // dockerd's words
-	}
-	if err != nil {
-		return nil, fmt.Errorf("Dockerfile: %w", err) //nolint:staticcheck // its name
-	}
-	b.hideIgnored(name)
 	target := b.s.host
-	if b.r.Platform != "" {
-		if target, err = platforms.Parse(b.r.Platform); err != nil {
-			return nil, fmt.Errorf("platform %q: %w: %w", b.r.Platform, err, errdefs.ErrInvalidArgument)
-		}
+	if len(b.r.Platforms) > 0 {
+		target = platforms.Normalize(b.r.Platforms[0])
 	}
-	return dockerfile.Compile(ctx, text, dockerfile.Options{
+	return dockerfile.Compile(ctx, b.r.Dockerfile.Text, dockerfile.Options{
 		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: target, Host: b.s.host, Base: b.base,
 	})
-}
-
-// hideIgnored takes the Dockerfile and .dockerignore out of the context if the latter says
-// so: the client had to send them nonetheless.
-func (b *builder) hideIgnored(name string) {
-	text, err := b.r.Context.ReadFile(".dockerignore", dockerfile.MaxSize)
-	if err != nil {
-		return // no such file: nothing is ignored
-	}
-	for _, f := range []string{name, ".dockerignore"} {
-		if ignored(text, f) {
-			b.r.Context.Remove(f)
-		}
-	}
 }
 
 // base finds or pulls an image to build upon.
@@ -254,7 +245,9 @@ func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) erro
 	r := images.PullRequest{Image: ref, Platform: platforms.Format(p)}
 	if named, err := images.ParseName(ref, ""); err == nil {
 		if b.r.Auth != nil {
-			r.Auth = b.r.Auth(hostOf(named.String()))
+			if r.Auth, err = b.r.Auth(ctx, hostOf(named.String())); err != nil {
+				return fmt.Errorf("credentials for %s: %w", ref, err)
+			}
 		}
 		if !strings.Contains(ref, "@") {
 			r.Tag = named.Tag()
@@ -482,6 +475,9 @@ func key(parts ...string) string {
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
+
+// ShortHash names a text.
+func ShortHash(text string) string { return key(text)[len("sha256:") : len("sha256:")+12] }
 
 // layersOf returns the layers of a record's filesystem, lowest first; those that nobody
 // has needed before are made now.

@@ -203,11 +203,15 @@ func (b *builder) contextDir(ctx context.Context, w *work, m *dockerfile.Mount) 
 		return "", err
 	}
 	w.undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
-	at, n, err := files.Resolve(b.r.Context, m.Source)
+	tree, err := b.context.get(ctx)
+	if err != nil {
+		return "", err
+	}
+	at, n, err := files.Resolve(tree, m.Source)
 	if err != nil {
 		return "", fmt.Errorf("bind mount of the build context: %w: %w", err, errdefs.ErrNotFound)
 	}
-	items, err := files.Select(b.r.Context, files.Wish{Sources: []string{at}})
+	items, err := files.Select(tree, files.Wish{Sources: []string{at}})
 	if err != nil {
 		return "", err
 	}
@@ -215,7 +219,7 @@ func (b *builder) contextDir(ctx context.Context, w *work, m *dockerfile.Mount) 
 	if n.Mode.IsDir() {
 		dest += "/"
 	}
-	if err := files.Put(ctx, dir, b.r.Context, items, files.Placement{Dest: dest}); err != nil {
+	if err := files.Put(ctx, dir, tree, items, files.Placement{Dest: dest}); err != nil {
 		return "", err
 	}
 	return dir, os.Chmod(dir, 0o755) //nolint:gosec // the command may be anybody's
@@ -310,15 +314,26 @@ func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount
 	return os.WriteFile(dir+".id", []byte(m.ID), 0o600)
 }
 
+// secret asks the client for a secret.
+func (b *builder) secret(ctx context.Context, id string) ([]byte, error) {
+	if b.r.Secrets == nil {
+		return nil, errdefs.ErrNotFound
+	}
+	return b.r.Secrets.Secret(ctx, id)
+}
+
 // secretMount shows a secret, from a tmpfs that is there for this command only, or as a
 // variable.
 func (b *builder) secretMount(ctx context.Context, w *work, m *dockerfile.Mount) (*spec.Mount, string, error) {
-	data, ok := b.r.Secrets[m.ID]
-	if !ok {
-		if m.Required {
-			return nil, "", fmt.Errorf("secret %s: not found: %w", m.ID, errdefs.ErrInvalidArgument)
-		}
+	data, err := b.secret(ctx, m.ID)
+	if errdefs.IsNotFound(err) && !m.Required {
 		return nil, "", nil
+	}
+	if errdefs.IsNotFound(err) {
+		return nil, "", fmt.Errorf("secret %s: not found: %w", m.ID, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("secret %s: %w", m.ID, err)
 	}
 	kv := ""
 	if m.Env != "" {

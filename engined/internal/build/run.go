@@ -36,7 +36,7 @@ import (
 // run runs the command of w in a container on the active snapshot.
 func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error {
 	r := w.v.Run
-	if r.Insecure && !b.r.MayBeInsecure {
+	if r.Insecure && !slices.Contains(b.r.Entitlements, EntitlementInsecure) {
 		return fmt.Errorf("RUN --security=insecure: security.insecure is not allowed: %w", errdefs.ErrPermissionDenied)
 	}
 	mounts, env, err := b.runMounts(ctx, w)

@@ -101,7 +101,7 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 	case v.Copy != nil && v.Copy.From != nil:
 		parts = append(parts, fmt.Sprintf("%q", v.Copy.Sources))
 	case v.Copy != nil:
-		_, d, err := b.fromContext(ctx, v.Copy)
+		_, _, d, err := b.fromContext(ctx, v.Copy)
 		if err != nil {
 			return "", err
 		}
@@ -112,16 +112,20 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 }
 
 // fromContext selects the files of a COPY or ADD from the build context.
-func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) ([]files.Item, digest.Digest, error) {
-	items, err := files.Select(b.r.Context, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
+func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (files.Tree, []files.Item, digest.Digest, error) {
+	tree, err := b.context.get(ctx)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return nil, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return nil, nil, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
-	d, err := files.Digest(ctx, b.r.Context, items)
-	return items, d, err
+	d, err := files.Digest(ctx, tree, items)
+	return tree, items, d, err
 }
 
 // contextMounts says what is in the parts of the build context that a RUN mounts.
@@ -134,11 +138,15 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 		if m.Type != dockerfile.MountBind || !m.FromContext {
 			continue
 		}
-		items, err := files.Select(b.r.Context, files.Wish{Sources: []string{m.Source}})
+		tree, err := b.context.get(ctx)
+		if err != nil {
+			return "", err
+		}
+		items, err := files.Select(tree, files.Wish{Sources: []string{m.Source}})
 		if err != nil {
 			return "", fmt.Errorf("bind mount: %w", err)
 		}
-		d, err := files.Digest(ctx, b.r.Context, items)
+		d, err := files.Digest(ctx, tree, items)
 		if err != nil {
 			return "", err
 		}
@@ -183,11 +191,11 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 		parts = append(parts, d.String())
 	case v.Copy != nil:
-		items, d, err := b.fromContext(ctx, v.Copy)
+		tree, items, d, err := b.fromContext(ctx, v.Copy)
 		if err != nil {
 			return nil, err
 		}
-		w.items, w.tree = items, b.r.Context
+		w.items, w.tree = items, tree
 		parts = append(parts, d.String())
 	default:
 		for _, in := range inputs {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
@@ -60,27 +61,33 @@ func (a buildAPI) build(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	out := newProgressStream(w, r)
-	if req.Context, err = a.builder.Receive(r.Body); err != nil {
+	files, err := a.builder.Receive(r.Body)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = req.Context.Close() }() // only a descriptor
+	defer func() { _ = files.Close() }() // only a descriptor
 	// Behind the archive's end may be padding. Only when the body has ended does the server
 	// notice that a client hangs up.
 	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
 		return fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	name := r.Query("dockerfile")
+	if req.Dockerfile, err = build.ReadDefinition(files, name); err != nil {
+		return err
+	}
+	req.Context = build.Sent(files, name)
 	story := newBuildStory(out, r)
-	img, err := a.builder.Build(r.Context(), req, story)
+	result, err := a.builder.Build(r.Context(), req, story)
 	story.finish(err)
 	if err != nil {
 		return out.endBuild(err)
 	}
-	story.built(img.ID.String())
+	story.built(result.Image.ID.String())
 	for _, t := range req.Tags {
 		story.say("Successfully tagged " + images.Familiar(t) + "\n")
 	}
 	if r.Bool("q") {
-		out.write(progressMessage{Stream: img.ID.String() + "\n"})
+		out.write(progressMessage{Stream: result.Image.ID.String() + "\n"})
 	}
 	return out.end(nil)
 }
@@ -106,8 +113,18 @@ func (p *progressStream) endBuild(err error) error {
 func buildRequest(r *request) (build.Request, error) {
 	q := r.URL.Query()
 	req := build.Request{
-		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), Platform: strings.ToLower(q.Get("platform")), NoCache: r.Bool("nocache"), Pull: r.Bool("pull"),
+		Target: q.Get("target"), NoCache: r.Bool("nocache"), Pull: r.Bool("pull"),
 		Network: q.Get("networkmode"), ExtraHosts: q["extrahosts"], Args: map[string]string{},
+	}
+	for p := range strings.SplitSeq(q.Get("platform"), ",") {
+		if p == "" {
+			continue
+		}
+		parsed, err := platforms.Parse(strings.ToLower(p))
+		if err != nil {
+			return req, fmt.Errorf("platform %q: %w: %w", p, err, errdefs.ErrInvalidArgument)
+		}
+		req.Platforms = append(req.Platforms, parsed)
 	}
 	if remote := q.Get("remote"); remote != "" && remote != "client-session" {
 		return req, fmt.Errorf("build from remote %q: %w", remote, errdefs.ErrNotImplemented)
@@ -193,7 +210,7 @@ func buildResources(q url.Values) (container.Resources, error) {
 }
 
 // registryConfig reads X-Registry-Config: credentials by registry.
-func registryConfig(header string) (func(string) images.Auth, error) {
+func registryConfig(header string) (func(context.Context, string) (images.Auth, error), error) {
 	if header == "" {
 		return nil, nil
 	}
@@ -209,15 +226,15 @@ func registryConfig(header string) (func(string) images.Auth, error) {
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return nil, fmt.Errorf("X-Registry-Config: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return func(host string) images.Auth {
+	return func(_ context.Context, host string) (images.Auth, error) {
 		for name, c := range all {
 			name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
 			name, _, _ = strings.Cut(name, "/")
 			if name == host || host == "docker.io" && name == "index.docker.io" || registry.ServerName(name) == registry.ServerName(host) {
-				return images.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}
+				return images.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}, nil
 			}
 		}
-		return images.Auth{}
+		return images.Auth{}, nil
 	}, nil
 }
 
@@ -229,7 +246,7 @@ func decodeBase64(s string) ([]byte, error) {
 }
 
 // secrets reads our own header: JSON of id to bytes, base64.
-func secrets(header string) (map[string][]byte, error) {
+func secrets(header string) (build.SecretMap, error) {
 	if header == "" {
 		return nil, nil
 	}
@@ -237,7 +254,7 @@ func secrets(header string) (map[string][]byte, error) {
 	if err == nil && len(raw) > 2*maxSecrets {
 		err = fmt.Errorf("more than %d bytes", maxSecrets)
 	}
-	out := map[string][]byte{}
+	out := build.SecretMap{}
 	if err == nil {
 		err = json.Unmarshal(raw, &out)
 	}

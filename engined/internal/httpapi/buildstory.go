@@ -71,20 +71,34 @@ func (s *buildStory) tell(e api.BuildEvent) {
 }
 
 // Planned implements build.Observer.
-func (s *buildStory) Planned(p *dockerfile.Plan) {
+func (s *buildStory) Planned(plans []*dockerfile.Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.plan = p
+	s.plan = &dockerfile.Plan{Warnings: plans[0].Warnings}
 	e := api.BuildEvent{Kind: api.BuildPlanned}
-	for i, v := range p.Vertices {
-		s.tales[v] = &tale{id: i}
-		e.Steps = append(e.Steps, api.BuildStep{ID: i, Name: v.Name, Stage: v.Stage, Line: v.Lines[0]})
+	for _, p := range plans {
+		s.plan.Steps = append(s.plan.Steps, p.Steps...)
+		for _, v := range p.Vertices {
+			if s.tales[v] != nil {
+				continue // of another platform, too
+			}
+			s.tales[v] = &tale{id: len(s.tales)}
+			e.Steps = append(e.Steps, api.BuildStep{ID: s.tales[v].id, Name: v.Name, Stage: v.Stage, Line: v.Lines[0]})
+		}
 	}
 	s.tell(e)
-	for _, w := range p.Warnings {
+	for _, w := range s.plan.Warnings {
 		s.tell(api.BuildEvent{Kind: api.BuildWarning, Text: w.Text, Rule: w.Rule, URL: w.URL, Line: w.Line})
 	}
 	s.advance()
+}
+
+// Added implements build.Observer.
+func (s *buildStory) Added(v *dockerfile.Vertex) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tales[v] = &tale{id: len(s.tales)}
+	s.tell(api.BuildEvent{Kind: api.BuildPlanned, Steps: []api.BuildStep{{ID: s.tales[v].id, Name: v.Name}}})
 }
 
 // Started implements build.Observer.

@@ -21,15 +21,17 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/filters"
 	"strata/engined/internal/images"
 	"strata/pkg/api"
 	"strata/pkg/registry"
 )
 
-// buildAPI serves the classic builder's routes.
+// buildAPI serves the classic builder's routes, and opens the way to BuildKit's protocol.
 type buildAPI struct {
 	builder *build.Service
+	kit     *buildkit.Service
 }
 
 func (a buildAPI) routes() []route {
@@ -44,8 +46,8 @@ func (a buildAPI) routes() []route {
 		{http.MethodPost, "/build/prune", a.prune},
 		{http.MethodPost, "/build/cancel", a.cancel},
 		{http.MethodGet, "/build/usage", a.usage},
-		absent("POST /session", http.StatusNotImplemented, "BuildKit sessions: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
-		absent("POST /grpc", http.StatusNotImplemented, "BuildKit's protocol: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
+		{http.MethodPost, "/session", a.session},
+		{http.MethodPost, "/grpc", a.grpc},
 	}
 }
 
@@ -264,9 +266,34 @@ func secrets(header string) (build.SecretMap, error) {
 	return out, nil
 }
 
-// cancel is for the session protocol; a classic build is cancelled by hanging up.
-func (a buildAPI) cancel(http.ResponseWriter, *request) error {
-	return fmt.Errorf("cancel of a build by id: %w", errdefs.ErrNotImplemented)
+// session hands the connection to a session, on which the client is the server.
+func (a buildAPI) session(w http.ResponseWriter, r *request) error {
+	conn, err := upgrade(w, r, "h2c")
+	if err != nil {
+		return err
+	}
+	return a.kit.ServeSession(r.Context(), conn, r.Header)
+}
+
+// grpc hands the connection to BuildKit's services.
+func (a buildAPI) grpc(w http.ResponseWriter, r *request) error {
+	conn, err := upgrade(w, r, "h2c")
+	if err != nil {
+		return err
+	}
+	return a.kit.ServeGRPC(r.Context(), conn)
+}
+
+// cancel ends a build of the session protocol; a classic one is cancelled by hanging up.
+func (a buildAPI) cancel(w http.ResponseWriter, r *request) error {
+	if r.Query("id") == "" {
+		return fmt.Errorf("build ID not provided: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := a.kit.Cancel(r.Query("id")); err != nil && !errdefs.IsNotFound(err) { // it may have ended
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
 }
 
 func (a buildAPI) usage(w http.ResponseWriter, r *request) error {

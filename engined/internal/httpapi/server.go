@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -34,6 +35,7 @@ type Services struct {
 	Stats      containers.StatsSource
 	Below      lowerLayers
 	Builder    *build.Service
+	BuildKit   *buildkit.Service
 	Doctor     func(ctx context.Context, repair bool) ([]api.Finding, error)
 }
 
@@ -50,7 +52,7 @@ func New(s Services) http.Handler {
 		execAPI{s.Execs}.routes(),
 		Images(s.Images).routes(),
 		commitAPI{s.Containers, s.Images}.routes(),
-		buildAPI{s.Builder}.routes(),
+		buildAPI{s.Builder, s.BuildKit}.routes(),
 		eventsAPI{s.Events}.routes(),
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),

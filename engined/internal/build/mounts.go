@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -114,8 +115,9 @@ func (b *builder) runMounts(ctx context.Context, w *work) (out []spec.Mount, env
 				env = append(env, kv)
 			}
 		case dockerfile.MountSSH:
-			if m.Required {
-				err = fmt.Errorf("--mount=type=ssh: no agent can be forwarded: %w", errdefs.ErrNotImplemented)
+			var kv string
+			if sm, kv, err = b.sshMount(ctx, w, m); kv != "" && len(env) == 0 {
+				env = append(env, kv)
 			}
 		}
 		if err != nil {
@@ -203,7 +205,7 @@ func (b *builder) contextDir(ctx context.Context, w *work, m *dockerfile.Mount) 
 		return "", err
 	}
 	w.undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
-	tree, err := b.context.get(ctx)
+	tree, err := b.contextTree(ctx, m.Context)
 	if err != nil {
 		return "", err
 	}
@@ -282,12 +284,6 @@ func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return os.WriteFile(dir+".id", []byte(m.ID), 0o600) // when it was last used
 	}
-	mode, uid, gid := uint64(0o755), uint64(0), uint64(0)
-	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
-		if wish.from != nil {
-			*wish.to = *wish.from
-		}
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -305,13 +301,27 @@ func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount
 			return err
 		}
 	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+	if err := ownedAs(dir, m, 0o755); err != nil {
 		return err
 	}
-	if err := syscall.Chmod(dir, uint32(mode)); err != nil { //nolint:gosec // a file mode
-		return &os.PathError{Op: "chmod", Path: dir, Err: err}
-	}
 	return os.WriteFile(dir+".id", []byte(m.ID), 0o600)
+}
+
+// ownedAs gives a file the owner and the mode of a mount; root and mode if it says none.
+func ownedAs(name string, m *dockerfile.Mount, mode uint64) error {
+	uid, gid := uint64(0), uint64(0)
+	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
+		if wish.from != nil {
+			*wish.to = *wish.from
+		}
+	}
+	if err := os.Chown(name, int(uid), int(gid)); err != nil {
+		return err
+	}
+	if err := syscall.Chmod(name, uint32(mode)); err != nil { //nolint:gosec // a file mode
+		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	}
+	return nil
 }
 
 // secret asks the client for a secret.
@@ -347,23 +357,47 @@ func (b *builder) secretMount(ctx context.Context, w *work, m *dockerfile.Mount)
 		return nil, "", err
 	}
 	w.undo.Add(undo)
-	mode, uid, gid := uint64(0o400), uint64(0), uint64(0)
-	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
-		if wish.from != nil {
-			*wish.to = *wish.from
-		}
-	}
 	file := filepath.Join(dir, "secret")
 	if err := os.WriteFile(file, data, 0o400); err != nil {
 		return nil, "", err
 	}
-	if err := os.Chown(file, int(uid), int(gid)); err != nil {
+	if err := ownedAs(file, m, 0o400); err != nil {
 		return nil, "", err
 	}
-	if err := syscall.Chmod(file, uint32(mode)); err != nil { //nolint:gosec // a file mode
-		return nil, "", &os.PathError{Op: "chmod", Path: file, Err: err}
-	}
 	return &spec.Mount{Type: "bind", Source: file, Destination: m.Target, ReadOnly: true}, kv, nil
+}
+
+// sshMount shows a socket that leads to one of the client's agents. The first of a RUN is
+// the one that SSH_AUTH_SOCK names.
+func (b *builder) sshMount(ctx context.Context, w *work, m *dockerfile.Mount) (*spec.Mount, string, error) {
+	err := fmt.Errorf("no ssh agent %q was given: %w", m.ID, errdefs.ErrNotFound)
+	if b.r.SSH != nil {
+		var conn net.Conn
+		if conn, err = b.r.SSH.Dial(ctx, m.ID); err == nil {
+			_ = conn.Close() // it was only asked whether there is one
+		}
+	}
+	if errdefs.IsNotFound(err) && !m.Required {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("--mount=type=ssh: %w", err)
+	}
+	dir, err := os.MkdirTemp(b.s.runDir(), "ssh")
+	if err != nil {
+		return nil, "", err
+	}
+	w.undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
+	socket := filepath.Join(dir, "agent")
+	stop, err := forwardAgent(ctx, socket, m.ID, b.r.SSH)
+	if err != nil {
+		return nil, "", err
+	}
+	w.undo.Add(stop)
+	if err := ownedAs(socket, m, 0o600); err != nil {
+		return nil, "", err
+	}
+	return &spec.Mount{Type: "bind", Source: socket, Destination: m.Target}, "SSH_AUTH_SOCK=" + m.Target, nil
 }
 
 // stubs are the mount points that a root filesystem lacks: whoever makes a container makes

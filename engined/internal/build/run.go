@@ -39,6 +39,12 @@ func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error 
 	if r.Insecure && !slices.Contains(b.r.Entitlements, EntitlementInsecure) {
 		return fmt.Errorf("RUN --security=insecure: security.insecure is not allowed: %w", errdefs.ErrPermissionDenied)
 	}
+	if r.Network == networks.NetworkHost && !slices.Contains(b.r.Entitlements, EntitlementHostNetwork) && b.r.Network != networks.NetworkHost {
+		return fmt.Errorf("RUN --network=host: network.host is not allowed: %w", errdefs.ErrPermissionDenied)
+	}
+	if err := b.s.canRun(r.Platform); err != nil {
+		return err
+	}
 	mounts, env, err := b.runMounts(ctx, w)
 	if err != nil {
 		return err

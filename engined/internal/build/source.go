@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,7 @@ func patterns(text []byte) ([]string, error) {
 
 // lazy is a context that is asked for when somebody needs it.
 type lazy struct {
+	name    string
 	source  Source
 	paths   []string
 	exclude []string
@@ -100,30 +102,94 @@ type lazy struct {
 	err  error
 }
 
-// get returns the tree.
-func (l *lazy) get(ctx context.Context) (files.Tree, error) {
+// contextTree returns the files of a context.
+func (b *builder) contextTree(ctx context.Context, name string) (files.Tree, error) {
+	l, ok := b.contexts[name]
+	if !ok {
+		return nil, fmt.Errorf("no context is called %q: %w", name, errdefs.ErrInvalidArgument)
+	}
 	l.once.Do(func() {
 		if l.source == nil {
 			l.tree = files.Empty()
 			return
 		}
-		l.tree, l.err = l.source.Files(ctx, l.paths, l.exclude)
+		said := "[internal] load build context"
+		if name != "" {
+			said = "[context " + name + "] load"
+		}
+		l.err = b.task(said, func(*dockerfile.Vertex) (err error) {
+			l.tree, err = l.source.Files(ctx, l.paths, l.exclude)
+			return err
+		})
 	})
 	return l.tree, l.err
 }
 
-// contextPaths is what the vertices of plans take from the main context: nil for all of
-// it.
-func contextPaths(plans ...*dockerfile.Plan) []string {
+// namedContexts says what the named contexts are: files, or the image that Base finds.
+func (b *builder) namedContexts() map[string]string {
+	out := map[string]string{}
+	for name, n := range b.r.Named {
+		out[name] = ""
+		if n.Source == nil && (strings.HasPrefix(n.Ref, schemeImage) || strings.HasPrefix(n.Ref, schemeLayout)) {
+			out[name] = contextImage + name
+		}
+	}
+	return out
+}
+
+// Schemes of Named.Ref that are images.
+const (
+	schemeImage  = "docker-image://"
+	schemeLayout = "oci-layout://"
+)
+
+// contextImage marks the reference of a base that is the named context after it.
+const contextImage = "named-context:"
+
+// openContexts prepares the contexts that plans take files from.
+func (b *builder) openContexts(plans []*dockerfile.Plan) error {
+	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	if err != nil {
+		return err
+	}
+	b.contexts = map[string]*lazy{"": {source: b.r.Context, exclude: exclude, paths: contextPaths("", plans)}}
+	for name, n := range b.r.Named {
+		l := &lazy{name: name, source: n.Source, paths: contextPaths(name, plans)}
+		if n.Source == nil {
+			l.source = &fetchedSource{b, n.Ref}
+		}
+		b.contexts[name] = l
+	}
+	return nil
+}
+
+// fetchedSource is a named context that the engine fetches.
+type fetchedSource struct {
+	b   *builder
+	ref string
+}
+
+// Files implements Source.
+func (f *fetchedSource) Files(ctx context.Context, _, exclude []string) (files.Tree, error) {
+	r, err := f.b.s.Remote(ctx, f.ref, f.b.r.Secrets, f.b.r.SSH)
+	if err != nil {
+		return nil, err
+	}
+	f.b.later(func() { _ = r.Close() }) // only files of the build
+	return r.Files(ctx, nil, exclude)
+}
+
+// contextPaths is what plans take from a context: nil for all of it.
+func contextPaths(name string, plans []*dockerfile.Plan) []string {
 	out := []string{}
 	for _, p := range plans {
 		for _, v := range p.Vertices {
 			switch {
-			case v.Copy != nil && v.Copy.From == nil:
+			case v.Copy != nil && v.Copy.From == nil && v.Copy.Context == name:
 				out = append(out, v.Copy.Sources...)
 			case v.Run != nil:
 				for _, m := range v.Run.Mounts {
-					if m.Type == dockerfile.MountBind && m.FromContext {
+					if m.Type == dockerfile.MountBind && m.FromContext && m.Context == name {
 						out = append(out, m.Source)
 					}
 				}
@@ -131,8 +197,8 @@ func contextPaths(plans ...*dockerfile.Plan) []string {
 		}
 	}
 	for i, p := range out {
-		out[i] = strings.Trim(p, "/")
-		if out[i] == "" || out[i] == "." {
+		out[i] = strings.Trim(path.Clean("/"+p), "/")
+		if out[i] == "" {
 			return nil
 		}
 	}

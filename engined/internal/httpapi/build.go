@@ -63,21 +63,11 @@ func (a buildAPI) build(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	out := newProgressStream(w, r)
-	files, err := a.builder.Receive(r.Body)
+	done, err := a.openContext(r, &req)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = files.Close() }() // only a descriptor
-	// Behind the archive's end may be padding. Only when the body has ended does the server
-	// notice that a client hangs up.
-	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
-		return fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	name := r.Query("dockerfile")
-	if req.Dockerfile, err = build.ReadDefinition(files, name); err != nil {
-		return err
-	}
-	req.Context = build.Sent(files, name)
+	defer done()
 	story := newBuildStory(out, r)
 	result, err := a.builder.Build(r.Context(), req, story)
 	story.finish(err)
@@ -92,6 +82,37 @@ func (a buildAPI) build(w http.ResponseWriter, r *request) error {
 		out.write(progressMessage{Stream: result.Image.ID.String() + "\n"})
 	}
 	return out.end(nil)
+}
+
+// openContext gives a request its Dockerfile and its context: the body, or what the engine
+// fetches. done lets go of it.
+func (a buildAPI) openContext(r *request, req *build.Request) (done func(), err error) {
+	name := r.Query("dockerfile")
+	if ref := r.Query("remote"); ref != "" {
+		remote, err := a.builder.Remote(r.Context(), ref, req.Secrets, req.SSH)
+		if err != nil {
+			return nil, err
+		}
+		req.Context = remote
+		if req.Dockerfile, err = remote.Definition(name); err != nil {
+			return nil, errors.Join(err, remote.Close())
+		}
+		return func() { _ = remote.Close() }, nil // only files of the build
+	}
+	files, err := a.builder.Receive(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	// Behind the archive's end may be padding. Only when the body has ended does the server
+	// notice that a client hangs up.
+	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
+		return nil, errors.Join(fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument), files.Close())
+	}
+	if req.Dockerfile, err = build.ReadDefinition(files, name); err != nil {
+		return nil, errors.Join(err, files.Close())
+	}
+	req.Context = build.Sent(files, name)
+	return func() { _ = files.Close() }, nil // only a descriptor
 }
 
 // endBuild is end for errors of builds: those of a command have its exit code, and those
@@ -128,9 +149,7 @@ func buildRequest(r *request) (build.Request, error) {
 		}
 		req.Platforms = append(req.Platforms, parsed)
 	}
-	if remote := q.Get("remote"); remote != "" && remote != "client-session" {
-		return req, fmt.Errorf("build from remote %q: %w", remote, errdefs.ErrNotImplemented)
-	} else if remote != "" || q.Get("version") == "2" {
+	if q.Get("remote") == "client-session" || q.Get("version") == "2" {
 		return req, fmt.Errorf("BuildKit's build by session; set DOCKER_BUILDKIT=0 or use \"engine build\": %w", errdefs.ErrNotImplemented)
 	}
 	if r.Bool("squash") {

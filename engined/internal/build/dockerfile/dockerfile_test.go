@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 

@@ -19,7 +19,7 @@ import (
 var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"}
 
 func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunCommand) error {
-	r := &Run{User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
+	r := &Run{Platform: st.platform, User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
 	if len(instructions.GetDevices(cmd)) > 0 {
 		return fmt.Errorf("RUN --device: %w", errdefs.ErrNotImplemented)
 	}
@@ -100,11 +100,11 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 		Size: m.SizeLimit, Required: m.Required, Mode: m.Mode, UID: m.UID, GID: m.GID,
 	}
 	if m.From != "" && m.From != "scratch" {
-		from, err := c.source(ctx, st, m.From)
+		from, name, err := c.source(ctx, st, m.From)
 		if err != nil {
 			return out, err
 		}
-		out.From, out.FromContext = from, from == nil
+		out.From, out.FromContext, out.Context = from, from == nil, name
 	} else if out.Type == MountBind && m.From == "" {
 		out.FromContext = true
 	}
@@ -169,11 +169,11 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 	}
 	cp.Sources = cmd.SourcePaths
 	if cmd.From != "" {
-		from, err := c.source(ctx, st, cmd.From)
+		from, name, err := c.source(ctx, st, cmd.From)
 		if err != nil {
 			return err
 		}
-		cp.From = from
+		cp.From, cp.Context = from, name
 	}
 	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
 }
@@ -186,24 +186,45 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 	for _, s := range cmd.SourcePaths {
 		switch {
 		case isGit(s):
-			return fmt.Errorf("ADD of git repository %s: %w", s, errdefs.ErrNotImplemented)
+			cp.Repos = append(cp.Repos, s)
 		case isURL(s):
 			cp.URLs = append(cp.URLs, s)
 		default:
 			cp.Sources = append(cp.Sources, s)
 		}
 	}
+	cp.KeepGit = cmd.KeepGitDir != nil && *cmd.KeepGitDir
 	if cmd.Checksum != "" {
-		if len(cp.URLs) != 1 || len(cp.Sources) > 0 {
-			return errors.New("checksum requires one HTTP(S) source")
+		if err := cp.check(cmd.Checksum); err != nil {
+			return err
 		}
-		d, err := digest.Parse(cmd.Checksum)
-		if err != nil {
-			return fmt.Errorf("checksum %q: %w", cmd.Checksum, err)
-		}
-		cp.Checksum = d
 	}
 	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
+}
+
+// check takes --checksum: the digest of one URL, or the commit of one repository.
+func (cp *Copy) check(sum string) error {
+	if len(cp.Repos) == 1 && len(cp.Sources)+len(cp.URLs) == 0 {
+		if !isCommit(sum) {
+			return fmt.Errorf("checksum %q is no commit", sum)
+		}
+		cp.Commit = sum
+		return nil
+	}
+	if len(cp.URLs) != 1 || len(cp.Sources)+len(cp.Repos) > 0 {
+		return errors.New("checksum requires one HTTP(S) or git source")
+	}
+	d, err := digest.Parse(sum)
+	if err != nil {
+		return fmt.Errorf("checksum %q: %w", sum, err)
+	}
+	cp.Checksum = d
+	return nil
+}
+
+// isCommit reports whether s is, or begins, the name of a commit.
+func isCommit(s string) bool {
+	return len(s) >= 7 && len(s) <= 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // transfer makes the vertex of a COPY or an ADD.
@@ -214,7 +235,7 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	for _, f := range sd.SourceContents {
 		cp.Files = append(cp.Files, File{Name: f.Path, Data: f.Data})
 	}
-	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
+	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Repos) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
 		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", strings.ToUpper(cmd.Name()))
 	}
 	line := strings.ToUpper(cmd.Name())
@@ -257,6 +278,9 @@ func ParseMode(s string) (*uint32, error) {
 func isURL(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")
 }
+
+// IsGit reports whether a source is a git repository.
+func IsGit(s string) bool { return isGit(s) }
 
 func isGit(s string) bool {
 	if strings.HasPrefix(s, "git@") || strings.HasPrefix(s, "git://") || strings.HasPrefix(s, "ssh://") {

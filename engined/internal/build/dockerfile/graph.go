@@ -1,17 +1,20 @@
 package dockerfile
 
 import (
+	"maps"
+	"slices"
 	"time"
 
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Base is what is known of an image to build upon.
 type Base struct {
-	Name     string // as the Dockerfile says it
-	ID       digest.Digest
+	Name     string        // as the Dockerfile says it
+	ID       digest.Digest // of the configuration
+	Digest   digest.Digest // of the manifest or index that the name means; "" if unknown
 	ChainID  digest.Digest // "" for no layers
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest
@@ -55,6 +58,7 @@ func (v *Vertex) Inputs() []*Vertex {
 
 // Run is a command to be run.
 type Run struct {
+	Platform ocispec.Platform // of the programs
 	Args     []string
 	Env      []string
 	User     string // "" for root
@@ -91,8 +95,9 @@ const (
 // Mount is a RUN --mount.
 type Mount struct {
 	Type        MountType
-	From        *Vertex // bind, cache: nil is the build context for bind, and nothing for cache
+	From        *Vertex // bind, cache: nil is a context for bind, and nothing for cache
 	FromContext bool
+	Context     string // name of that context; "" for the main one
 	Source      string
 	Target      string // absolute
 	ReadOnly    bool
@@ -107,9 +112,13 @@ type Mount struct {
 
 // Copy is a COPY or an ADD.
 type Copy struct {
-	From     *Vertex // nil for the build context
+	From     *Vertex // nil for a context
+	Context  string  // its name; "" for the main one
 	Sources  []string
 	URLs     []string
+	Repos    []string // of git, with #REF:DIRECTORY
+	KeepGit  bool     // .git of Repos, too
+	Commit   string   // what the one repository must be at; "" for any
 	Files    []File
 	Dest     string // absolute; ends with "/" if it must be a directory
 	Chown    string
@@ -160,6 +169,24 @@ type Warning struct {
 	Detail string `json:"detail,omitempty"`
 	URL    string `json:"url,omitempty"`
 	Line   int    `json:"line,omitempty"`
+}
+
+// Contexts returns the names of the contexts that the plan takes files from.
+func (p *Plan) Contexts() []string {
+	seen := map[string]bool{}
+	for _, v := range p.Vertices {
+		switch {
+		case v.Copy != nil && v.Copy.From == nil && len(v.Copy.Sources) > 0:
+			seen[v.Copy.Context] = true
+		case v.Run != nil:
+			for _, m := range v.Run.Mounts {
+				if m.Type == MountBind && m.FromContext {
+					seen[m.Context] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // Epoch reads SOURCE_DATE_EPOCH; zero for none.

@@ -13,7 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -104,10 +104,19 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		st.vertex = c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
 		st.config.Env = setEnv(nil, "PATH", defaultPath)
 		step.Vertex = st.vertex
+	case strings.HasPrefix(ref, contextPrefix):
+		bottom := c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
+		st.vertex = c.add(&Vertex{
+			Parent: bottom, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location),
+			Copy: &Copy{Context: strings.TrimPrefix(ref, contextPrefix), Sources: []string{"/"}, Dest: "/"},
+		})
+		st.config.Env = setEnv(nil, "PATH", defaultPath)
+		st.note(st.stage.SourceCode, st.vertex)
+		step.Vertex = st.vertex
 	default:
 		b, err := c.image(ctx, ref, platform)
 		if err != nil {
-			return err
+			return mistake(st.stage.Location, err)
 		}
 		st.vertex = c.add(&Vertex{Image: b, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
 		st.platform, st.parent, st.config = b.Platform, b.ID, clone(b.Config)
@@ -283,39 +292,51 @@ func destination(dir, p string) string {
 	return out
 }
 
-// source returns the vertex that --from means.
-func (c *compiler) source(ctx context.Context, st *state, name string) (*Vertex, error) {
+// source returns what --from means: a vertex, or the name of a context.
+func (c *compiler) source(ctx context.Context, st *state, name string) (v *Vertex, contextName string, err error) {
+	key, image, isContext := c.contextOf(name)
+	if isContext && image == "" {
+		return nil, key, nil
+	}
 	if strings.EqualFold(name, "context") {
-		return nil, nil
+		return nil, "", nil
 	}
-	j, ok, err := c.from(st.index, name)
-	if err != nil {
-		return nil, err
-	}
-	if ok {
-		if j == st.index {
-			return nil, fmt.Errorf("circular dependency detected on stage: %s", c.stageName(j))
-		}
-		from, err := c.stage(ctx, j)
+	if !isContext {
+		j, ok, err := c.from(st.index, name)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
-		return from.vertex, nil
-	}
-	if strings.ToLower(name) == "scratch" {
-		return nil, errors.New("invalid from flag value scratch: it has no files")
+		if ok {
+			v, err := c.stageSource(ctx, st, j)
+			return v, "", err
+		}
+		if strings.ToLower(name) == "scratch" {
+			return nil, "", errors.New("invalid from flag value scratch: it has no files")
+		}
+		image = name
 	}
 	if v, ok := c.foreign[name]; ok {
-		return v, nil
+		return v, "", nil
 	}
-	b, err := c.image(ctx, name, c.opts.Platform)
+	b, err := c.image(ctx, image, c.opts.Platform)
 	if err != nil {
-		if errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("no stage and no image is called %q%s: %w", name, nearest(name, c.names()), err)
+		if errdefs.IsNotFound(err) && !isContext {
+			return nil, "", fmt.Errorf("no stage and no image is called %q%s: %w", name, nearest(name, c.names()), err)
 		}
+		return nil, "", err
+	}
+	v = c.add(&Vertex{Image: b, Name: "FROM " + name, Stage: c.stageName(st.index)})
+	c.foreign[name] = v
+	return v, "", nil
+}
+
+func (c *compiler) stageSource(ctx context.Context, st *state, j int) (*Vertex, error) {
+	if j == st.index {
+		return nil, fmt.Errorf("circular dependency detected on stage: %s", c.stageName(j))
+	}
+	from, err := c.stage(ctx, j)
+	if err != nil {
 		return nil, err
 	}
-	v := c.add(&Vertex{Image: b, Name: "FROM " + name, Stage: c.stageName(st.index)})
-	c.foreign[name] = v
-	return v, nil
+	return from.vertex, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -30,6 +32,9 @@ type Options struct {
 	Target   string            // stage; "" for the last
 	Platform ocispec.Platform  // of the result
 	Host     ocispec.Platform  // where commands run
+	// Contexts are the named contexts, which come before stages and images of that name: ""
+	// for files, or what Base is asked for.
+	Contexts map[string]string
 	// Base returns an image. It is called for the images that the target needs, side by
 	// side, each reference and platform once.
 	Base func(ctx context.Context, ref string, platform ocispec.Platform) (*Base, error)
@@ -258,7 +263,8 @@ func (c *compiler) from(self int, name string) (int, bool, error) {
 	return n, true, nil
 }
 
-// base returns what FROM of stage i says: a stage before it, or an image and its platform.
+// base returns what FROM of stage i says: a stage before it, or an image and its platform;
+// a ref that begins with contextPrefix is a named context.
 func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform, err error) {
 	s := c.stages[i]
 	platform = c.opts.Platform
@@ -284,10 +290,42 @@ func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform
 			return 0, "", platform, mistake(s.Location, fmt.Errorf("platform of FROM %s: %w", name, err))
 		}
 	}
+	if ctxName, image, ok := c.contextOf(name); ok {
+		if image == "" {
+			image = contextPrefix + ctxName
+		}
+		return -1, image, platform, nil
+	}
 	if j, ok := c.named(name, i); ok {
 		return j, "", platform, nil
 	}
 	return -1, name, platform, nil
+}
+
+// contextPrefix marks a base that is a named context of files.
+const contextPrefix = "context:"
+
+// contextOf finds the named context that name means, and the image that it is, if any. The
+// name of an image means the context however it is written: alpine, docker.io/library/alpine:latest.
+func (c *compiler) contextOf(name string) (key, image string, ok bool) {
+	if image, ok = c.opts.Contexts[name]; ok {
+		return name, image, true
+	}
+	full := fullName(name)
+	for _, k := range slices.Sorted(maps.Keys(c.opts.Contexts)) {
+		if strings.EqualFold(k, name) || full != "" && fullName(k) == full {
+			return k, c.opts.Contexts[k], true
+		}
+	}
+	return "", "", false
+}
+
+func fullName(name string) string {
+	n, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ""
+	}
+	return reference.TagNameOnly(n).String()
 }
 
 // prefetch asks for the images of all stages that target needs, side by side.
@@ -308,11 +346,14 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		}
 		if j >= 0 {
 			err = visit(j)
-		} else if ref != "scratch" {
+		} else if ref != "scratch" && !strings.HasPrefix(ref, contextPrefix) {
 			wanted[baseKey{ref, platforms.FormatAll(p)}] = p
 		}
 		for _, cmd := range c.stages[i].Commands {
 			for _, name := range references(cmd) {
+				if _, _, ok := c.contextOf(name); ok {
+					continue
+				}
 				if j, ok, _ := c.from(i, name); ok && err == nil {
 					err = visit(j)
 				}

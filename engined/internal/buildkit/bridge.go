@@ -45,7 +45,7 @@ var (
 		"source.local.followpaths", "source.local.excludepatterns", "source.local.sharedkeyhint", "source.local.differ", "source.ocilayout",
 		"source.git", "source.http", "platform", "constraints", "meta.ignorecache", "meta.description", "meta.exportcache", "meta.progressgroup",
 		"exec.meta.base", "exec.mount.bind", "exec.mount.cache", "exec.mount.tmpfs", "exec.mount.secret", "exec.mount.ssh", "file.base",
-		"exporter.multiple", "exporter.image.annotations", "exporter.sourcedateepoch",
+		"exporter.multiple", "exporter.image.annotations", "exporter.sourcedateepoch", "exporter.image.attestations",
 	}
 )
 

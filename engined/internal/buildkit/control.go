@@ -197,6 +197,9 @@ func parseFilters(list []string) (filter, error) {
 	out := filter{}
 	for _, text := range list {
 		for part := range strings.SplitSeq(text, ",") {
+			if part == "" {
+				continue
+			}
 			field, value, ok := strings.Cut(part, "==")
 			if !ok {
 				field, value, ok = strings.Cut(part, "~=")

@@ -216,11 +216,11 @@ func (j *job) export(ctx context.Context, r *result) (map[string]string, error) 
 	if r.metadata != nil {
 		return metadataResponse(r.metadata), nil
 	}
-	outputs, tags, annotations, err := j.outputs()
+	outputs, err := j.outputs()
 	if err != nil {
 		return nil, err
 	}
-	res, err := j.build(ctx, r, func(req *build.Request) { req.Outputs, req.Tags, req.Annotations = outputs, tags, annotations })
+	res, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = outputs })
 	return res.Response, err
 }
 

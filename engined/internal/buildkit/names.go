@@ -92,3 +92,6 @@ const (
 	ignoreName  = "[internal] load .dockerignore"
 	contextName = "[internal] load build context"
 )
+
+// namedContextName is the builder's step that loads a named context.
+func namedContextName(name string) string { return "[context " + name + "] load" }

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build"
 	"strata/pkg/cleanup"
@@ -178,7 +177,9 @@ func (j *job) setCaches(attrs map[string]string, req *build.Request) error {
 	}
 	for _, e := range j.req.GetCache().GetImports() {
 		o := build.CacheOption{Type: e.Type, Attrs: e.Attrs}
-		if !slices.ContainsFunc(imports, func(i build.CacheOption) bool { return i.Type == o.Type && i.Attrs["ref"] == o.Attrs["ref"] && i.Attrs["digest"] == o.Attrs["digest"] }) {
+		if !slices.ContainsFunc(imports, func(i build.CacheOption) bool {
+			return i.Type == o.Type && i.Attrs["ref"] == o.Attrs["ref"] && i.Attrs["digest"] == o.Attrs["digest"]
+		}) {
 			imports = append(imports, o)
 		}
 	}
@@ -194,16 +195,4 @@ func (j *job) setCaches(attrs map[string]string, req *build.Request) error {
 		}
 	}
 	return nil
-}
-
-// platformOf parses the platform in an attribute's name; nil for none.
-func platformOf(s string) (*ocispec.Platform, error) {
-	if s == "" {
-		return nil, nil
-	}
-	p, err := platforms.Parse(s)
-	if err != nil {
-		return nil, fmt.Errorf("platform %q: %w: %w", s, err, errdefs.ErrInvalidArgument)
-	}
-	return &p, nil
 }

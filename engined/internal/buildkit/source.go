@@ -19,6 +19,7 @@ import (
 	"strata/engined/internal/buildkit/synced"
 	"strata/pkg/buildkit"
 	"strata/pkg/cleanup"
+	"strata/pkg/ctxlog"
 )
 
 // inputs finds the Dockerfile and the contexts of a result.
@@ -36,7 +37,7 @@ func (in *inputs) fill(ctx context.Context, req *build.Request) error {
 	contextDir := in.attr(attrContextName, buildkit.LocalContext)
 	switch remote := in.r.attrs[contextDir]; {
 	case remote == "":
-		req.Context = &local{in: in, dir: contextDir}
+		req.Context = &local{in: in, dir: contextDir, step: contextName}
 		return in.definition(ctx, req, in.attr(attrFileName, buildkit.LocalDockerfile), contextDir)
 	case isUpload(remote):
 		return in.uploaded(ctx, remote, req)
@@ -79,7 +80,7 @@ func (in *inputs) definition(ctx context.Context, req *build.Request, dir, conte
 	if err != nil {
 		return err
 	}
-	if d.Ignore == nil && in.j.session.Offers("/moby.filesync.v1.FileSync/DiffCopy") {
+	if d.Ignore == nil && contextDir != "" {
 		err = in.j.story.step(ignoreName, func(said progress) error {
 			tree, err := in.few(ctx, contextDir, []string{ignoreSuffix}, "transferring context:", said)
 			if err != nil {
@@ -133,8 +134,9 @@ var errNoSession = fmt.Errorf("build without a session: %w", errdefs.ErrInvalidA
 
 // local is a directory of the client. It implements build.Source.
 type local struct {
-	in  *inputs
-	dir string
+	in   *inputs
+	dir  string
+	step string // of the builder, during which it is asked for files
 }
 
 // Files implements build.Source.
@@ -150,12 +152,8 @@ func (l *local) Files(ctx context.Context, paths, exclude []string) (files.Tree,
 	if key == "" {
 		key = s.SharedKey
 	}
-	name := contextName
-	if l.dir != buildkit.LocalContext {
-		name = "[context " + l.dir + "] load from client"
-	}
 	var tree *synced.Tree
-	err := l.in.j.story.step(name, func(said progress) error {
+	err := l.in.j.story.within(l.step, func(said progress) error {
 		const what = "transferring context:"
 		said(what, 0, 0)
 		return s.Files(ctx, session.FilesRequest{Dir: l.dir, Follow: paths, Exclude: exclude}, func(ctx context.Context, p session.Packets) (err error) {
@@ -177,7 +175,30 @@ func (l *local) Files(ctx context.Context, paths, exclude []string) (files.Tree,
 	if err != nil {
 		return nil, err
 	}
+	if missing := tree.Missing(paths); len(missing) > 0 {
+		return l.withNeighbours(ctx, tree, missing, exclude), nil
+	}
 	return tree, nil
+}
+
+// withNeighbours lists what is beside paths that are not there, without its content, so
+// that the error can name what may have been meant.
+func (l *local) withNeighbours(ctx context.Context, tree *synced.Tree, missing, exclude []string) files.Tree {
+	var beside []string
+	for _, name := range missing {
+		beside = append(beside, path.Join(path.Dir(name), "*"))
+	}
+	err := l.in.j.session.Files(ctx, session.FilesRequest{Dir: l.dir, Follow: beside, Exclude: exclude}, func(ctx context.Context, p session.Packets) (err error) {
+		names, err := l.in.j.s.contexts.Names(ctx, p)
+		if err == nil {
+			tree = tree.With(names)
+		}
+		return err
+	})
+	if err != nil {
+		ctxlog.From(ctx).Debug("neighbours of a missing file were not listed", ctxlog.Error, err)
+	}
+	return tree
 }
 
 // named sets the further contexts.
@@ -195,13 +216,13 @@ func (in *inputs) named(req *build.Request) error {
 		case !ok:
 			return fmt.Errorf("invalid context source %s for %s: %w", v, name, errdefs.ErrInvalidArgument)
 		case scheme == "local":
-			req.Named[name] = build.Named{Source: &local{in: in, dir: rest}}
+			req.Named[name] = build.Named{Source: &local{in: in, dir: rest, step: namedContextName(name)}}
 		case scheme == "input":
 			dir := in.r.inputs[rest]
 			if dir == "" {
 				return fmt.Errorf("context %s: the result of another build: %w", name, errdefs.ErrNotImplemented)
 			}
-			req.Named[name] = build.Named{Source: &local{in: in, dir: dir}}
+			req.Named[name] = build.Named{Source: &local{in: in, dir: dir, step: namedContextName(name)}}
 		case scheme == "oci-layout":
 			store, _, _ := strings.Cut(strings.TrimPrefix(rest, "//"), "@")
 			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + store)}
@@ -268,7 +289,22 @@ func (in *inputs) archive(r io.Reader, req *build.Request) error {
 }
 
 // remote is a context that the engine fetches: git, or a tar or Dockerfile by HTTP.
-func (in *inputs) remote(_ context.Context, remote string, _ *build.Request) error {
-	return fmt.Errorf("build context %s: %w", remote, errdefs.ErrNotImplemented)
+func (in *inputs) remote(ctx context.Context, remote string, req *build.Request) error {
+	name := "[internal] load git source " + remote
+	if strings.HasPrefix(remote, "http") && !strings.Contains(remote, ".git") {
+		name = "[internal] load remote build context"
+	}
+	return in.j.story.step(name, func(progress) error {
+		r, err := in.j.s.builds.Remote(ctx, remote, req.Secrets, req.SSH)
+		if err != nil {
+			return err
+		}
+		in.undo.Add(func() { _ = r.Close() }) // only files of the build
+		req.Context = r
+		if in.r.attrs[attrFileName] != "" { // the Dockerfile is the client's
+			return in.definition(ctx, req, in.r.attrs[attrFileName], "")
+		}
+		req.Dockerfile, err = r.Definition(in.r.attrs[attrFilename])
+		return err
+	})
 }
-

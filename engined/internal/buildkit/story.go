@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -145,11 +146,27 @@ func (s *story) internal(name string) *controlpb.Vertex {
 }
 
 // step runs fn as a vertex of its own; said tells its progress.
-func (s *story) step(name string, fn func(said func(what string, current, total int64)) error) error {
+func (s *story) step(name string, fn func(said progress) error) error {
 	s.mu.Lock()
 	v := s.internal(name)
 	v.Started, v.Completed, v.Error = timestamppb.Now(), nil, ""
 	s.tellVertex(v)
+	s.mu.Unlock()
+	err := s.within(name, fn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v.Completed = timestamppb.Now()
+	if err != nil {
+		v.Error = errorText(err)
+	}
+	s.tellVertex(v)
+	return err
+}
+
+// within runs fn, which is part of the builder's step of that name.
+func (s *story) within(name string, fn func(said progress) error) error {
+	s.mu.Lock()
+	v := s.internal(name)
 	s.mu.Unlock()
 	began := map[string]*timestamppb.Timestamp{}
 	last := map[string][2]int64{}
@@ -167,11 +184,6 @@ func (s *story) step(name string, fn func(said func(what string, current, total 
 	for what, at := range began {
 		s.tellStatus(v, what, last[what][0], last[what][1], at, timestamppb.Now())
 	}
-	v.Completed = timestamppb.Now()
-	if err != nil {
-		v.Error = err.Error()
-	}
-	s.tellVertex(v)
 	return err
 }
 
@@ -189,7 +201,7 @@ func (s *story) Planned(plans []*dockerfile.Plan) {
 	s.names = namesOf(plans)
 	var list []*controlpb.Vertex
 	for _, p := range plans {
-		for _, v := range p.Vertices {
+		for _, v := range slices.SortedStableFunc(slices.Values(p.Vertices), byLine) {
 			if s.vertices[v] != nil || isScratch(v) {
 				continue // of another platform, too
 			}
@@ -205,6 +217,8 @@ func (s *story) Planned(plans []*dockerfile.Plan) {
 	}
 }
 
+func byLine(a, b *dockerfile.Vertex) int { return a.Lines[0] - b.Lines[0] }
+
 // isScratch reports whether v is the empty filesystem, of which nobody is told.
 func isScratch(v *dockerfile.Vertex) bool {
 	return v.Parent == nil && v.Image == nil && v.Run == nil && v.Copy == nil && v.Mkdir == nil
@@ -216,6 +230,14 @@ func (s *story) vertex(v *dockerfile.Vertex) *controlpb.Vertex {
 		return out
 	}
 	name := s.names.of(v)
+	if v.Image != nil { // one image is one vertex, whoever builds upon it
+		for other, out := range s.vertices {
+			if other.Image != nil && other.Image.ID == v.Image.ID {
+				s.vertices[v] = out
+				return out
+			}
+		}
+	}
 	out := &controlpb.Vertex{Digest: s.digest("vertex", fmt.Sprint(len(s.vertices)), name), Name: name}
 	s.vertices[v] = out
 	for _, in := range append([]*dockerfile.Vertex{v.Parent}, v.Inputs()...) {
@@ -273,19 +295,42 @@ func (s *story) Ended(v *dockerfile.Vertex, how build.Ending) {
 		return
 	}
 	pv := s.vertex(v)
+	s.counts.completed++
+	if how.Cached {
+		s.counts.cached++
+	}
+	if pv.Completed != nil {
+		return // as part of something above it
+	}
 	now := time.Now()
 	if pv.Started == nil || how.Cached {
 		pv.Started = timestamppb.New(now.Add(-how.Took))
 	}
 	pv.Completed, pv.Cached = timestamppb.New(now), how.Cached
-	s.counts.completed++
-	if how.Cached {
-		s.counts.cached++
-	}
 	if how.Err != nil {
 		pv.Error = errorText(how.Err)
 	}
+	if how.Cached {
+		s.cachedBelow(v)
+	}
 	s.tellVertex(pv)
+}
+
+// cachedBelow tells that what v is made of is cached, too, before the builder does: people
+// read from below. Preconditions: mu is held.
+func (s *story) cachedBelow(v *dockerfile.Vertex) {
+	for _, in := range append([]*dockerfile.Vertex{v.Parent}, v.Inputs()...) {
+		if in == nil || isScratch(in) {
+			continue
+		}
+		pv := s.vertex(in)
+		if pv.Started != nil {
+			continue
+		}
+		pv.Started, pv.Completed, pv.Cached = timestamppb.Now(), timestamppb.Now(), true
+		s.cachedBelow(in)
+		s.tellVertex(pv)
+	}
 }
 
 // metadataName is the vertex during which an image is looked up or pulled.

@@ -21,7 +21,9 @@ type streamConn struct {
 }
 
 // controlStream speaks one kind of message for another: they are the same bytes.
-type controlStream struct{ controlpb.Control_SessionServer }
+type controlStream struct {
+	controlpb.Control_SessionServer
+}
 
 func (s controlStream) Send(m *sessionpb.BytesMessage) error {
 	return s.Control_SessionServer.Send(&controlpb.BytesMessage{Data: m.Data})

@@ -41,6 +41,7 @@ type receiver struct {
 	next   int     // in old
 	seg    *segmentWriter
 	said   func(bytes int64) // progress
+	names  bool              // no content is wanted
 
 	entries []entry
 	byName  map[string]int // of regular files that others may be hard links of; filled when one is
@@ -161,7 +162,7 @@ func (r *receiver) stat(st *sessionpb.Stat, asks *queue) error {
 		r.links[id] = st.Linkname
 	case mode.IsRegular():
 		e.size = st.Size
-		if !r.known(&e) {
+		if !r.names && !r.known(&e) {
 			if err := r.ask(id, &e, asks); err != nil {
 				return err
 			}

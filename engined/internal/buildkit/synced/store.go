@@ -125,6 +125,13 @@ func (s *Store) Once(ctx context.Context, stream Stream, said func(int64)) (*Tre
 	return t, nil
 }
 
+// Names receives what files look like, without their content.
+func (s *Store) Names(ctx context.Context, stream Stream) (*Tree, error) {
+	r := &receiver{stream: stream, limits: s.limits, seg: &segmentWriter{}, names: true}
+	err := r.run(ctx)
+	return newTree(r.entries, nil), err
+}
+
 func (s *Store) lock(id string) *sync.Mutex {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,32 @@ func newTree(entries []entry, segments map[string]*os.File) *Tree {
 		t.children[dir] = append(t.children[dir], base) // sorted, as the walk was
 	}
 	return t
+}
+
+// Missing returns those of paths that are not there, apart from patterns.
+func (t *Tree) Missing(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		if strings.ContainsAny(p, `*?[\`) {
+			continue
+		}
+		if _, _, err := files.Resolve(t, p); errors.Is(err, fs.ErrNotExist) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// With returns t with the files of names that it has not. They have no content.
+func (t *Tree) With(names *Tree) *Tree {
+	all := slices.Clone(t.entries)
+	for _, e := range names.entries {
+		if _, ok := t.byName[e.name]; !ok {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b entry) int { return compare(a.name, b.name) })
+	return newTree(all, t.segments)
 }
 
 // Size returns how many regular files there are and how many bytes they have.

@@ -13,7 +13,7 @@ import (
 	"strata/pkg/buildkit/sessionpb"
 )
 
-// Stream carries packets.
+// Stream carries packets. Recv and Send may be called side by side.
 type Stream interface {
 	Send(p *sessionpb.Packet) error
 	Recv() (*sessionpb.Packet, error)

@@ -10,19 +10,13 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	"strata/pkg/buildkit/sessionpb"
+	"strata/pkg/buildkit/transfer"
 )
-
-// Stream carries the packets of fsutil's protocol. Recv and Send may be called side by side.
-type Stream interface {
-	Send(p *sessionpb.Packet) error
-	Recv() (*sessionpb.Packet, error)
-}
 
 // Limits bound one context.
 type Limits struct {
@@ -35,7 +29,7 @@ const maxName = 4096
 
 // receiver is one run of the protocol.
 type receiver struct {
-	stream Stream
+	stream transfer.Stream
 	limits Limits
 	old    []entry // sorted as the client walks
 	next   int     // in old
@@ -67,14 +61,14 @@ type pending struct {
 // that breaks it, ErrResourceExhausted beyond the limits.
 func (r *receiver) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	asks := newQueue()
-	g.Go(func() error { return asks.drain(ctx, r.stream) })
+	asks := transfer.NewQueue()
+	g.Go(func() error { return asks.Drain(ctx, r.stream) })
 	g.Go(func() error {
 		err := r.receive(asks)
 		if err != nil {
-			asks.add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_ERR, Data: []byte(err.Error())})
+			asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_ERR, Data: []byte(err.Error())})
 		}
-		asks.end()
+		asks.End()
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -84,7 +78,7 @@ func (r *receiver) run(ctx context.Context) error {
 }
 
 // receive reads packets until the client has answered the end.
-func (r *receiver) receive(asks *queue) error {
+func (r *receiver) receive(asks *transfer.Queue) error {
 	r.pending = map[uint32]*pending{}
 	r.dirs = []string{""}
 	for {
@@ -111,7 +105,7 @@ func (r *receiver) receive(asks *queue) error {
 			return err
 		}
 		if r.ended && len(r.pending) == 0 {
-			asks.add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
+			asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
 		}
 	}
 }
@@ -131,7 +125,7 @@ func (r *receiver) drain() error {
 }
 
 // stat takes a name; nil is the end of them.
-func (r *receiver) stat(st *sessionpb.Stat, asks *queue) error {
+func (r *receiver) stat(st *sessionpb.Stat, asks *transfer.Queue) error {
 	if r.ended {
 		return fmt.Errorf("a name after the last one: %w", errdefs.ErrInvalidArgument)
 	}
@@ -237,7 +231,7 @@ func (r *receiver) known(e *entry) bool {
 }
 
 // ask asks for a file's content.
-func (r *receiver) ask(id int, e *entry, asks *queue) error {
+func (r *receiver) ask(id int, e *entry, asks *transfer.Queue) error {
 	if e.size > r.limits.Bytes-r.claimed {
 		return fmt.Errorf("build context is larger than %d bytes: %w", r.limits.Bytes, errdefs.ErrResourceExhausted)
 	}
@@ -248,7 +242,7 @@ func (r *receiver) ask(id int, e *entry, asks *queue) error {
 	p := &pending{at: id, hash: sha256.New(), offset: r.seg.reserve(e.size), size: e.size}
 	e.segment, e.offset = r.seg.name, p.offset
 	r.pending[uint32(id)] = p                                                      //nolint:gosec // bounded by limits.Entries
-	asks.add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_REQ, ID: uint32(id)}) //nolint:gosec // the same
+	asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_REQ, ID: uint32(id)}) //nolint:gosec // the same
 	return nil
 }
 
@@ -316,65 +310,4 @@ func (r *receiver) link() error {
 		e.size, e.digest, e.segment, e.offset = o.size, o.digest, o.segment, o.offset
 	}
 	return nil
-}
-
-// queue holds packets until they can be sent: a receiver that waited for the client to take
-// one could wait for a client that waits for it.
-type queue struct {
-	mu    sync.Mutex
-	list  []*sessionpb.Packet
-	over  bool
-	added chan struct{} // one token
-}
-
-func newQueue() *queue { return &queue{added: make(chan struct{}, 1)} }
-
-func (q *queue) add(p *sessionpb.Packet) {
-	q.mu.Lock()
-	q.list = append(q.list, p)
-	q.mu.Unlock()
-	q.wake()
-}
-
-func (q *queue) end() {
-	q.mu.Lock()
-	q.over = true
-	q.mu.Unlock()
-	q.wake()
-}
-
-func (q *queue) wake() {
-	select {
-	case q.added <- struct{}{}:
-	default:
-	}
-}
-
-// drain sends what is added until the end.
-func (q *queue) drain(ctx context.Context, s Stream) error {
-	for {
-		q.mu.Lock()
-		list, over := q.list, q.over
-		q.list = nil
-		q.mu.Unlock()
-		for _, p := range list {
-			if err := s.Send(p); err != nil {
-				if errors.Is(err, io.EOF) {
-					return nil // the other half knows why
-				}
-				return err
-			}
-		}
-		if over && len(list) == 0 {
-			return nil
-		}
-		if len(list) > 0 {
-			continue
-		}
-		select {
-		case <-q.added:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"strata/pkg/buildkit/transfer"
 	"strata/pkg/ctxlog"
 )
 
@@ -54,7 +55,7 @@ func (k Key) id() string {
 // many bytes of content have come; nil for nobody. Close the tree. Errors are of class
 // ErrInvalidArgument for a client that breaks the protocol or cannot read a file,
 // ErrResourceExhausted beyond the limits.
-func (s *Store) Receive(ctx context.Context, k Key, stream Stream, said func(int64)) (*Tree, func(), error) {
+func (s *Store) Receive(ctx context.Context, k Key, stream transfer.Stream, said func(int64)) (*Tree, func(), error) {
 	id := k.id()
 	release := s.use(id)
 	t, err := s.receive(ctx, filepath.Join(s.dir, id), id, k, stream, said)
@@ -68,7 +69,7 @@ func (s *Store) Receive(ctx context.Context, k Key, stream Stream, said func(int
 	}, nil
 }
 
-func (s *Store) receive(ctx context.Context, dir, id string, k Key, stream Stream, said func(int64)) (*Tree, error) {
+func (s *Store) receive(ctx context.Context, dir, id string, k Key, stream transfer.Stream, said func(int64)) (*Tree, error) {
 	lock := s.lock(id)
 	lock.Lock()
 	err := os.MkdirAll(dir, 0o700)
@@ -106,7 +107,7 @@ func (s *Store) receive(ctx context.Context, dir, id string, k Key, stream Strea
 }
 
 // Once is Receive for a few files that are not worth keeping.
-func (s *Store) Once(ctx context.Context, stream Stream, said func(int64)) (*Tree, error) {
+func (s *Store) Once(ctx context.Context, stream transfer.Stream, said func(int64)) (*Tree, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("keep build context: %w", err)
 	}
@@ -126,7 +127,7 @@ func (s *Store) Once(ctx context.Context, stream Stream, said func(int64)) (*Tre
 }
 
 // Names receives what files look like, without their content.
-func (s *Store) Names(ctx context.Context, stream Stream) (*Tree, error) {
+func (s *Store) Names(ctx context.Context, stream transfer.Stream) (*Tree, error) {
 	r := &receiver{stream: stream, limits: s.limits, seg: &segmentWriter{}, names: true}
 	err := r.run(ctx)
 	return newTree(r.entries, nil), err

@@ -26,7 +26,7 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 		return nil, err
 	}
 	out := &dockerfile.Base{
-		Name: ref, ID: img.ID, Digest: img.Target.Digest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
+		Name: ref, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
 		Platform: img.Config.Platform, History: completed(img.Config),
 	}
 	if len(img.RawConfig) > 0 {
@@ -171,16 +171,26 @@ func completed(cfg ocispec.Image) []ocispec.History {
 func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) error {
 	r := images.PullRequest{Image: ref, Platform: platforms.Format(p)}
 	if named, err := images.ParseName(ref, ""); err == nil {
-		if b.r.Auth != nil {
-			if r.Auth, err = b.r.Auth(ctx, hostOf(named.String())); err != nil {
-				return fmt.Errorf("credentials for %s: %w", ref, err)
-			}
+		if r.Auth, err = b.auth(ctx, named.String()); err != nil {
+			return err
 		}
 		if !strings.Contains(ref, "@") {
 			r.Tag = named.Tag()
 		}
 	}
 	return b.s.images.Pull(ctx, r, func(m images.Progress) { b.o.Pulling(ref, m.ID, m.Status, m.Current, m.Total) })
+}
+
+// auth asks the client for credentials of the registry of a full reference.
+func (b *builder) auth(ctx context.Context, name string) (images.Auth, error) {
+	if b.r.Auth == nil {
+		return images.Auth{}, nil
+	}
+	a, err := b.r.Auth(ctx, hostOf(name))
+	if err != nil {
+		return a, fmt.Errorf("credentials for %s: %w", name, err)
+	}
+	return a, nil
 }
 
 func hostOf(name string) string {

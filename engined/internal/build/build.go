@@ -24,11 +24,7 @@ func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, err
 	if err != nil {
 		return Result{}, err
 	}
-	b := &builder{
-		s: s, r: r, o: o, started: time.Now().UTC(),
-		plain: map[*dockerfile.Vertex]string{}, stale: map[*dockerfile.Vertex]bool{},
-		solving: map[*dockerfile.Vertex]*promise{}, reported: map[*dockerfile.Vertex]bool{},
-	}
+	b := newBuilder(s, r, o)
 	defer b.end()
 	if err := b.plan(ctx); err != nil {
 		return Result{}, err
@@ -57,6 +53,7 @@ type builder struct {
 	products []*product
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
+	imports  imports
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string
@@ -69,6 +66,14 @@ type builder struct {
 	wg    sync.WaitGroup
 	lease sync.Once
 	held  func(context.Context) context.Context
+}
+
+func newBuilder(s *Service, r Request, o Observer) *builder {
+	return &builder{
+		s: s, r: r, o: o, started: time.Now().UTC(),
+		plain: map[*dockerfile.Vertex]string{}, stale: map[*dockerfile.Vertex]bool{},
+		solving: map[*dockerfile.Vertex]*promise{}, reported: map[*dockerfile.Vertex]bool{},
+	}
 }
 
 // product is the result for one platform.
@@ -92,13 +97,10 @@ func (b *builder) plan(ctx context.Context) error {
 			b.products = append(b.products, &product{platform: p})
 		}
 	}
-	named := b.namedContexts()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range b.products {
 		g.Go(func() (err error) {
-			p.plan, err = dockerfile.Compile(gctx, b.r.Dockerfile.Text, dockerfile.Options{
-				Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p.platform, Host: b.s.host, Contexts: named, Base: b.base,
-			})
+			p.plan, err = b.compile(gctx, p.platform, false)
 			return err
 		})
 	}
@@ -114,6 +116,35 @@ func (b *builder) plan(ctx context.Context) error {
 	}
 	b.o.Planned(plans)
 	return nil
+}
+
+// compile reads the Dockerfile for one platform.
+func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
+	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	if err != nil {
+		return nil, err
+	}
+	return dockerfile.Compile(ctx, b.r.Dockerfile.Text, dockerfile.Options{
+		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p, Host: b.s.host, Contexts: b.namedContexts(), Base: b.base,
+		Ignore: exclude, AllStages: all,
+	})
+}
+
+// Check says what the linter has to say of a Dockerfile, and (as err) whether it could be
+// built as far as can be seen without building: it pulls the images that stages are built
+// upon, and runs nothing. Without a target, all stages are looked at.
+func (s *Service) Check(ctx context.Context, r Request, o Observer) ([]dockerfile.Warning, error) {
+	b := newBuilder(s, r, o)
+	defer b.end()
+	p := s.host
+	if len(r.Platforms) > 0 {
+		p = platforms.Normalize(r.Platforms[0])
+	}
+	plan, err := b.compile(ctx, p, r.Target == "")
+	if plan == nil {
+		return nil, err
+	}
+	return plan.Warnings, err
 }
 
 // solveAll makes the filesystems of all products, side by side.

@@ -171,7 +171,7 @@ func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img
 	finished = finished && !b.r.NoCache
 	if finished && o.store && !o.push && b.r.Provenance.Mode == "" {
 		have, err := b.s.images.Resolve(ctx, f.Target.Digest.String(), nil)
-		if err == nil && (have.ChainID == "" || b.unpacked(ctx, have)) {
+		if err == nil && have.Target.Digest == f.Target.Digest && (have.ChainID == "" || b.unpacked(ctx, have)) {
 			img.manifest, img.config, img.layers = have.Target, ocispec.Descriptor{Digest: have.ID}, have.Layers
 			return img, true, nil
 		}
@@ -268,13 +268,11 @@ func (b *builder) name(ctx context.Context, names []string, target ocispec.Descr
 // push sends the image to the registries of its names.
 func (b *builder) push(ctx context.Context, o *output, v *dockerfile.Vertex) error {
 	for _, name := range o.names {
-		r := images.PushRequest{Image: name}
-		var err error
-		if b.r.Auth != nil {
-			if r.Auth, err = b.r.Auth(ctx, hostOf(name)); err != nil {
-				return fmt.Errorf("credentials for %s: %w", name, err)
-			}
+		auth, err := b.auth(ctx, name)
+		if err != nil {
+			return err
 		}
+		r := images.PushRequest{Image: name, Auth: auth}
 		b.o.Output(v, []byte("pushing "+name+"\n"), false)
 		if err := b.s.images.Push(ctx, r, func(images.Progress) {}); err != nil {
 			return fmt.Errorf("push %s: %w", name, err)

@@ -20,6 +20,7 @@ import (
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 	"strata/engined/internal/build/git"
+	"strata/pkg/cleanup"
 )
 
 // Remote is a context that the engine fetches: a git repository, a tar at a URL, or a
@@ -187,12 +188,9 @@ func (s *Service) checkout(ctx context.Context, r git.Repo, a git.Access, sum st
 	if err != nil {
 		return nil, nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) } // the next start removes it, too
-	defer func() {
-		if err != nil {
-			remove()
-		}
-	}()
+	var undo cleanup.Stack
+	defer undo.Clean()
+	undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
 	at, err := r.Checkout(ctx, a, sum, dir, keep)
 	if err != nil {
 		return nil, nil, err
@@ -201,7 +199,8 @@ func (s *Service) checkout(ctx context.Context, r git.Repo, a git.Access, sum st
 	if err != nil {
 		return nil, nil, err
 	}
-	return files.OwnedByRoot(root), func() { _ = root.Close(); remove() }, nil // only a descriptor
+	undo.Release()
+	return files.OwnedByRoot(root), func() { _, _ = root.Close(), os.RemoveAll(dir) }, nil // the next start removes it, too
 }
 
 // repos are the repositories that one build has asked for.

@@ -67,6 +67,14 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 			return rec, nil
 		}
 	}
+	if !stale {
+		if rec, err := b.fromElsewhere(ctx, v, plain); err != nil || rec != nil {
+			if rec != nil {
+				b.cached(v, rec)
+			}
+			return rec, located(v, err)
+		}
+	}
 	var parent *Record
 	inputs := make([]*Record, len(v.Inputs()))
 	g, gctx := errgroup.WithContext(ctx)
@@ -91,6 +99,15 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 			}
 			b.cached(v, rec)
 			return rec, nil
+		}
+	}
+	if f, ok := b.imported(ctx, w.key); ok && !b.again(v) {
+		rec, err := b.adopt(ctx, v, parent, f, plain)
+		if err != nil || rec != nil {
+			if rec != nil {
+				b.cached(v, rec)
+			}
+			return rec, located(v, err)
 		}
 	}
 	rec, err := b.once(ctx, w, plain)
@@ -151,7 +168,7 @@ func (b *builder) bottom(ctx context.Context, v *dockerfile.Vertex) (*Record, er
 		return &Record{Key: "scratch"}, nil
 	}
 	b.o.Started(v, "")
-	img, err := b.s.images.Resolve(ctx, v.Image.ID.String(), nil)
+	img, err := b.s.images.Open(ctx, v.Image.Manifest, &v.Image.Platform)
 	if err == nil {
 		err = b.s.images.EnsureUnpacked(ctx, img)
 	}

@@ -123,6 +123,9 @@ func (b *builder) copyKey(ctx context.Context, c *dockerfile.Copy) (parts []stri
 		if err != nil {
 			return nil, false, err
 		}
+		if !strings.HasPrefix(sum, c.Commit) {
+			return nil, false, fmt.Errorf("ADD failed: %s is at commit %s instead of %s: %w", repo, sum, c.Commit, errdefs.ErrInvalidArgument)
+		}
 		parts = append(parts, repo.URL, sum, repo.Subdir)
 	}
 	switch {
@@ -299,15 +302,6 @@ func (b *builder) fromRepo(ctx context.Context, c *dockerfile.Copy, u string) (p
 	if err != nil {
 		return part{}, "", err
 	}
-	if c.Commit != "" {
-		sum, err := b.commit(ctx, repo)
-		if err != nil {
-			return part{}, "", err
-		}
-		if !strings.HasPrefix(sum, c.Commit) {
-			return part{}, "", fmt.Errorf("ADD failed: %s is at commit %s instead of %s: %w", repo, sum, c.Commit, errdefs.ErrInvalidArgument)
-		}
-	}
 	tree, err := b.repoTree(ctx, repo, c.KeepGit)
 	if err != nil {
 		return part{}, "", fmt.Errorf("ADD failed: %w", err)
@@ -398,11 +392,10 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 	return changed, err
 }
 
-// commitResult makes the active snapshot a result: with its layer, and under the name that an
-// image's snapshot has, if it is part of the target.
+// commitResult makes the active snapshot a result, with its layer if it is part of the
+// target.
 func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	snapshotter := b.s.images.Snapshotter()
-	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(w.key, "sha256:")[:12]
+	chain := ""
 	if w.v.Exported {
 		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
 		if err != nil {
@@ -412,19 +405,28 @@ func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active
 			return nil
 		}
 		rec.Layer = &l
-		chain, err := b.chainOf(ctx, w, l)
-		if err != nil {
+		if chain, err = b.chainOf(ctx, w, l); err != nil {
 			return err
 		}
-		err = b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
-		if err == nil {
-			name = ""
-			rec.Snapshot = chain
-		} else if !errdefs.IsAlreadyExists(err) {
+	}
+	return b.settle(ctx, rec, active, chain)
+}
+
+// settle commits the active snapshot of a record: under the name that an image's snapshot
+// has (chain, "" for none), unless that is taken, or under one of its own.
+func (b *builder) settle(ctx context.Context, rec *Record, active, chain string) error {
+	snapshotter := b.s.images.Snapshotter()
+	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(rec.Key, "sha256:")[:12]
+	taken := chain == ""
+	if !taken {
+		err := b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
+		if err != nil && !errdefs.IsAlreadyExists(err) {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}
+		taken = err != nil
+		rec.Snapshot = chain
 	}
-	if name != "" {
+	if taken {
 		if err := b.s.sup.CommitSnapshot(ctx, snapshotter, name, active, rootLabels()); err != nil {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}

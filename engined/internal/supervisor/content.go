@@ -105,12 +105,13 @@ type Blob struct {
 	c    *Client
 	ctx  context.Context //nolint:containedctx // of the call that opened it
 	desc ocispec.Descriptor
+	at   int64 // of Read
 }
 
 // OpenContent returns a reader of blob desc for as long as ctx lives. The digest is not
 // checked.
 func (c *Client) OpenContent(ctx context.Context, desc ocispec.Descriptor) *Blob {
-	return &Blob{c, ctx, desc}
+	return &Blob{c: c, ctx: ctx, desc: desc}
 }
 
 // ReadAt implements io.ReaderAt.
@@ -126,6 +127,16 @@ func (b *Blob) ReadAt(p []byte, off int64) (int, error) {
 	})
 	if err == nil && n < len(p) {
 		err = io.EOF
+	}
+	return n, err
+}
+
+// Read implements io.Reader. WriteTo is faster.
+func (b *Blob) Read(p []byte) (int, error) {
+	n, err := b.ReadAt(p, b.at)
+	b.at += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
 	}
 	return n, err
 }

@@ -161,25 +161,10 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 	return nil
 }
 
-// secretWords are parts of names whose values do not belong into an image.
-var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"}
-
-func (c *compiler) checkSecret(instruction, key string, cmd instructions.Command) {
-	parts := strings.FieldsFunc(strings.ToLower(key), func(r rune) bool { return r == '_' || r == '-' })
-	if slices.Contains(parts, "public") {
-		return
-	}
-	for _, p := range parts {
-		if slices.Contains(secretWords, p) {
-			c.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, cmd.Location(), linter.RuleSecretsUsedInArgOrEnv.Format(instruction, key))
-			return
-		}
-	}
-}
-
 func (c *compiler) expose(st *state, cmd *instructions.ExposeCommand) error {
 	var shown []string
 	for _, p := range cmd.Ports {
+		c.checkPort(p, cmd)
 		words, err := c.lex().ProcessWords(p, st.env)
 		if err != nil {
 			return err

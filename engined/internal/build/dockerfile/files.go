@@ -168,6 +168,9 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 		}
 	}
 	cp.Sources = cmd.SourcePaths
+	if cmd.From == "" {
+		c.checkIgnored(cmd, cp.Sources)
+	}
 	if cmd.From != "" {
 		from, name, err := c.source(ctx, st, cmd.From)
 		if err != nil {
@@ -193,6 +196,7 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 			cp.Sources = append(cp.Sources, s)
 		}
 	}
+	c.checkIgnored(cmd, cp.Sources)
 	cp.KeepGit = cmd.KeepGitDir != nil && *cmd.KeepGitDir
 	if cmd.Checksum != "" {
 		if err := cp.check(cmd.Checksum); err != nil {
@@ -257,22 +261,6 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	v := c.step(st, cmd, &Vertex{Copy: cp})
 	st.note(line+" "+sd.DestPath, v)
 	return nil
-}
-
-// ParseMode reads --chmod: octal digits. nil is no wish.
-func ParseMode(s string) (*uint32, error) {
-	if s == "" {
-		return nil, nil
-	}
-	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
-		if strings.ContainsAny(s, "+-=") {
-			return nil, fmt.Errorf("symbolic --chmod=%s: %w", s, errdefs.ErrNotImplemented)
-		}
-		return nil, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
-	}
-	mode := uint32(n)
-	return &mode, nil
 }
 
 func isURL(s string) bool {

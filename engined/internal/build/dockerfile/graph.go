@@ -15,6 +15,7 @@ type Base struct {
 	Name     string        // as the Dockerfile says it
 	ID       digest.Digest // of the configuration
 	Digest   digest.Digest // of the manifest or index that the name means; "" if unknown
+	Manifest ocispec.Descriptor
 	ChainID  digest.Digest // "" for no layers
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest
@@ -162,13 +163,24 @@ type Plan struct {
 	Warnings []Warning
 }
 
+// Target is a stage that can be asked for.
+type Target struct {
+	Name        string
+	Description string // the comment above its FROM
+	Base        string
+	Platform    string
+	Default     bool
+	Lines       [2]int
+}
+
 // Warning is what a rule of the linter has to say.
 type Warning struct {
-	Rule   string `json:"rule"`
-	Text   string `json:"text"`
-	Detail string `json:"detail,omitempty"`
-	URL    string `json:"url,omitempty"`
-	Line   int    `json:"line,omitempty"`
+	Rule    string `json:"rule"`
+	Text    string `json:"text"`
+	Detail  string `json:"detail,omitempty"`
+	URL     string `json:"url,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	EndLine int    `json:"endLine,omitempty"`
 }
 
 // Contexts returns the names of the contexts that the plan takes files from.

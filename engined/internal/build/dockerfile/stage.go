@@ -118,6 +118,7 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		if err != nil {
 			return mistake(st.stage.Location, err)
 		}
+		c.checkBase(st.stage, ref, platform, b.Platform)
 		st.vertex = c.add(&Vertex{Image: b, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
 		st.platform, st.parent, st.config = b.Platform, b.ID, clone(b.Config)
 		for _, h := range b.History {
@@ -165,20 +166,6 @@ func (c *compiler) triggers(st *state) ([]instructions.Command, error) {
 	return out, nil
 }
 
-// checkRepeats warns of instructions of which only the last has an effect.
-func (c *compiler) checkRepeats(st *state) {
-	last := map[string]instructions.Command{}
-	for _, cmd := range st.stage.Commands {
-		switch name := strings.ToUpper(cmd.Name()); name {
-		case "CMD", "ENTRYPOINT", "HEALTHCHECK":
-			if prev, ok := last[name]; ok {
-				c.lint.Run(&linter.RuleMultipleInstructionsDisallowed, prev.Location(), linter.RuleMultipleInstructionsDisallowed.Format(name))
-			}
-			last[name] = cmd
-		}
-	}
-}
-
 // expander expands variables in one word of cmd.
 func (c *compiler) expander(st *state, cmd instructions.Command) instructions.SingleWordExpander {
 	return func(word string) (string, error) {
@@ -189,24 +176,6 @@ func (c *compiler) expander(st *state, cmd instructions.Command) instructions.Si
 		c.reportUnset(st, cmd, unset)
 		return out, nil
 	}
-}
-
-func (c *compiler) reportUnset(st *state, cmd instructions.Command, unset map[string]struct{}) {
-	for v := range unset {
-		declared := slices.ContainsFunc(st.stage.Commands, func(o instructions.Command) bool {
-			a, ok := o.(*instructions.ArgCommand)
-			return ok && slices.ContainsFunc(a.Args, func(kv instructions.KeyValuePairOptional) bool { return kv.Key == v })
-		})
-		if !declared {
-			c.lint.Run(&linter.RuleUndefinedVar, cmd.Location(), linter.RuleUndefinedVar.Format(v, near(v, st.env.Keys())))
-		}
-	}
-}
-
-func near(v string, keys []string) string {
-	s := nearest(v, keys)
-	s = strings.TrimPrefix(s, " (did you mean \"")
-	return strings.TrimSuffix(s, "\"?)")
 }
 
 // instruction lets one instruction change the state.

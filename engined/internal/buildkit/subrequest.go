@@ -9,9 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
-
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/dockerfile"
 	"strata/pkg/buildkit"
@@ -124,7 +121,7 @@ type lintResults struct {
 // lint says what the linter has to say; a mistake in the Dockerfile is part of that.
 func (j *job) lint(ctx context.Context, req build.Request) (map[string][]byte, error) {
 	out := lintResults{Warnings: []lintWarning{}, Sources: []buildkit.SourceInfo{{Filename: req.Dockerfile.Name, Data: req.Dockerfile.Text, Language: language}}}
-	list, err := j.s.builds.Lint(ctx, req)
+	list, err := j.s.builds.Check(ctx, req, j.story)
 	if mistake, ok := errors.AsType[*dockerfile.Error](err); ok {
 		out.Error = &lintError{errorText(mistake), locationOf(mistake.Lines)}
 	} else if err != nil {
@@ -132,7 +129,7 @@ func (j *job) lint(ctx context.Context, req build.Request) (map[string][]byte, e
 	}
 	var text strings.Builder
 	for _, w := range list {
-		lw := lintWarning{w.Rule, w.Detail, w.URL, w.Text, locationOf([2]int{w.Line, w.Line})}
+		lw := lintWarning{w.Rule, w.Detail, w.URL, w.Text, locationOf([2]int{w.Line, w.EndLine})}
 		out.Warnings = append(out.Warnings, lw)
 		fmt.Fprintf(&text, "\nWARNING: %s", w.Rule)
 		if w.URL != "" {
@@ -159,11 +156,7 @@ type target struct {
 
 // targets lists the stages of a Dockerfile.
 func targets(text []byte) (map[string][]byte, error) {
-	ast, err := parser.Parse(bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	stages, _, err := instructions.Parse(ast.AST, nil)
+	stages, err := dockerfile.Targets(text)
 	if err != nil {
 		return nil, err
 	}
@@ -171,12 +164,8 @@ func targets(text []byte) (map[string][]byte, error) {
 		Targets []target `json:"targets"`
 		Sources [][]byte `json:"sources"`
 	}{Sources: [][]byte{text}}
-	for i, s := range stages {
-		at := [2]int{}
-		if len(s.Location) > 0 {
-			at = [2]int{s.Location[0].Start.Line, s.Location[len(s.Location)-1].End.Line}
-		}
-		list.Targets = append(list.Targets, target{s.Name, i == len(stages)-1, s.DocComment, s.BaseName, s.Platform, locationOf(at)})
+	for _, s := range stages {
+		list.Targets = append(list.Targets, target{s.Name, s.Default, s.Description, s.Base, s.Platform, locationOf(s.Lines)})
 	}
 	return answer(list, table(func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "TARGET\tDESCRIPTION")

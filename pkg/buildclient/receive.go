@@ -50,7 +50,7 @@ func (s fileSend) DiffCopy(stream sessionpb.FileSend_DiffCopyServer) error {
 	return status.Errorf(codes.NotFound, "exporter %d has no destination", id)
 }
 
-func receiveFile(stream sessionpb.FileSend_DiffCopyServer, open func(map[string]string) (io.WriteCloser, error), md metadata.MD) error {
+func receiveFile(stream sessionpb.FileSend_DiffCopyServer, open func(map[string]string) (File, error), md metadata.MD) error {
 	meta := map[string]string{}
 	for k, v := range md {
 		if name, ok := strings.CutPrefix(k, buildkit.PrefixExporterMeta); ok {
@@ -61,8 +61,10 @@ func receiveFile(stream sessionpb.FileSend_DiffCopyServer, open func(map[string]
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, buildkit.NewReader(stream))
-	return errors.Join(err, w.Close())
+	if _, err = io.Copy(w, buildkit.NewReader(stream)); err != nil {
+		return errors.Join(err, w.Abort())
+	}
+	return w.Close()
 }
 
 // packets speaks packets on a stream that is declared for bytes.
@@ -103,11 +105,17 @@ func receiveTree(stream packets, dir string) error {
 	g.Go(func() error { return asks.Drain(ctx, stream) })
 	g.Go(func() error {
 		defer asks.End()
-		err := r.receive(stream, asks)
-		if err == nil {
-			asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
+		if err := r.receive(stream, asks); err != nil {
+			return err
 		}
-		return err
+		asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
+		for { // until the daemon has answered: the end of the stream must not come before
+			if p, err := stream.Recv(); errors.Is(err, io.EOF) || err == nil && p.Type == sessionpb.Packet_PACKET_FIN {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
 	})
 	err = g.Wait()
 	if err != nil {
@@ -209,7 +217,7 @@ func (r *receiver) data(p *sessionpb.Packet) error {
 // finish gives a file its mode and time.
 func (r *receiver) finish(st *sessionpb.Stat) error {
 	at := time.Unix(0, st.ModTime)
-	return errors.Join(r.root.Chmod(st.Path, fs.FileMode(st.Mode).Perm()), r.root.Chtimes(st.Path, at, at))
+	return errors.Join(r.root.Chmod(st.Path, fs.FileMode(st.Mode)&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)), r.root.Chtimes(st.Path, at, at))
 }
 
 // drop closes what is half received.

@@ -51,7 +51,13 @@ type Output struct {
 	Type  string
 	Attrs map[string]string
 	Dir   string
-	File  func(meta map[string]string) (io.WriteCloser, error)
+	File  func(meta map[string]string) (File, error)
+}
+
+// File takes an archive. One of Close, after all of it, and Abort is called.
+type File interface {
+	io.WriteCloser
+	Abort() error
 }
 
 // Cache says where cache comes from or goes to.
@@ -134,7 +140,7 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 			case <-sctx.Done():
 			}
 		}()
-		err := follow(sctx, conn, res.Ref, tell)
+		err := conn.Follow(sctx, res.Ref, tell)
 		stop()
 		return err
 	})
@@ -196,9 +202,9 @@ func (b *Build) call(ctx context.Context, conn *Conn, req *controlpb.SolveReques
 	return g.Wait()
 }
 
-// follow passes on what happens until the build ends.
-func follow(ctx context.Context, conn *Conn, ref string, tell func(*controlpb.StatusResponse)) error {
-	stream, err := conn.Control().Status(ctx, &controlpb.StatusRequest{Ref: ref})
+// Follow passes on what has happened in a build, and what happens until it ends.
+func (c *Conn) Follow(ctx context.Context, ref string, tell func(*controlpb.StatusResponse)) error {
+	stream, err := c.Control().Status(ctx, &controlpb.StatusRequest{Ref: ref})
 	for err == nil {
 		var e *controlpb.StatusResponse
 		if e, err = stream.Recv(); err == nil {

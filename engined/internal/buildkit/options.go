@@ -91,11 +91,9 @@ func setPlatforms(attrs map[string]string, req *build.Request) error {
 
 // setCommands sets what RUN runs with.
 func setCommands(attrs map[string]string, req *build.Request) error {
-	switch mode := attrs[attrNetwork]; mode {
-	case "", "default", "sandbox", "host", "none":
-		req.Network = strings.Replace(mode, "sandbox", "", 1)
-	default:
-		return fmt.Errorf("invalid netmode %s: %w", mode, errdefs.ErrInvalidArgument)
+	// Beyond BuildKit's host and none, a network of the engine by its name.
+	if mode := attrs[attrNetwork]; mode != "sandbox" {
+		req.Network = mode
 	}
 	for host := range strings.SplitSeq(attrs[attrAddHosts], ",") {
 		if host == "" {

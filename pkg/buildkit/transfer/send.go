@@ -113,7 +113,10 @@ func (s *sender) receive(ctx context.Context) error {
 				return ctx.Err()
 			}
 		case sessionpb.Packet_PACKET_FIN:
-			return s.send(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
+			if err := s.send(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN}); err != nil && !errors.Is(err, io.EOF) {
+				return err // EOF: the receiver does not wait for an answer
+			}
+			return nil
 		}
 	}
 }

@@ -27,7 +27,7 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	}
 	out := &dockerfile.Base{
 		Name: ref, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
-		Platform: img.Config.Platform, History: completed(img.Config),
+		Platform: img.Config.Platform, Author: img.Config.Author, History: completed(img.Config),
 	}
 	if len(img.RawConfig) > 0 {
 		if err := json.Unmarshal(img.RawConfig, &out.Config); err != nil {

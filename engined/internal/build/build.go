@@ -63,6 +63,8 @@ type builder struct {
 	undo     []func()
 	fetched  []material // from the network
 
+	failing sync.Mutex // held while the client looks at a failure
+
 	wg    sync.WaitGroup
 	lease sync.Once
 	held  func(context.Context) context.Context

@@ -287,7 +287,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", p.top.Key, string(config), platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], b.r.Provenance.Mode}
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], b.r.Provenance.Mode}
 	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}
@@ -312,7 +312,7 @@ func (b *builder) newImage(p *product, layers []Layer, created time.Time) (image
 		return images.NewImage{}, err
 	}
 	n := images.NewImage{Runtime: raw, Parent: p.plan.Parent}
-	n.Config = ocispec.Image{Created: &created, Platform: p.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
+	n.Config = ocispec.Image{Created: &created, Author: p.plan.Author, Platform: p.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
 	for _, l := range layers {
 		n.Layers = append(n.Layers, l.Descriptor)
 		n.Config.RootFS.DiffIDs = append(n.Config.RootFS.DiffIDs, l.DiffID)

@@ -184,13 +184,11 @@ func (b *builder) bindMount(ctx context.Context, w *work, m *dockerfile.Mount, f
 
 // scratchCopy mounts an active snapshot that nobody commits.
 func (b *builder) scratchCopy(ctx context.Context, w *work, parent string) (string, error) {
-	k := "build-" + identifiers.Short(identifiers.New())
-	w.undo.Add(b.s.hold(k))
-	mounts, err := b.s.sup.PrepareSnapshot(ctx, b.s.images.Snapshotter(), k, parent, rootLabels())
+	mounts, drop, err := b.s.scratch(ctx, parent)
 	if err != nil {
-		return "", fmt.Errorf("prepare snapshot: %w", err)
+		return "", err
 	}
-	w.undo.Add(func() { b.s.dropSnapshot(ctx, k) })
+	w.undo.Add(drop)
 	dir, undo, err := b.s.mountAt(ctx, mounts)
 	if err == nil {
 		w.undo.Add(undo)

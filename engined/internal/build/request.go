@@ -38,6 +38,10 @@ type Request struct {
 	Secrets Secrets                                                     // nil: none
 	SSH     Agents                                                      // nil: none
 
+	// Failed, if not nil, is called when a RUN has failed, before what it saw is taken away:
+	// for a look at it. Other steps run on meanwhile.
+	Failed func(ctx context.Context, f *Failure)
+
 	Entitlements []string // EntitlementInsecure, EntitlementHostNetwork
 	Network      string   // of RUN: "" or "default", "bridge", "host", "none", or a network
 	ExtraHosts   []string

@@ -1,7 +1,6 @@
 package dockerfile
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,6 +43,7 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 	case *instructions.ArgCommand:
 		return c.arg(st, cmd)
 	case *instructions.MaintainerCommand:
+		st.author = cmd.Maintainer
 		st.note("MAINTAINER "+cmd.Maintainer, nil)
 	case *instructions.UserCommand:
 		cfg.User = cmd.User
@@ -69,13 +69,10 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 		cfg.Shell = cmd.Shell
 		st.note(fmt.Sprintf("SHELL %v", cmd.Shell), nil)
 	case *instructions.OnbuildCommand:
-		cfg.OnBuild = append(cfg.OnBuild, cmd.Expression)
-		st.note("ONBUILD "+cmd.Expression, nil)
+		cfg.OnBuild = append(cfg.OnBuild, cmd.Expression) // no line of history, as BuildKit has it
 	case *instructions.HealthCheckCommand:
 		cfg.Healthcheck = cmd.Health
-		if raw, err := json.Marshal(cmd.Health); err == nil {
-			st.note("HEALTHCHECK "+string(raw), nil)
-		}
+		st.note(fmt.Sprintf("HEALTHCHECK %+v", *cfg.Healthcheck), nil)
 	case *instructions.ExposeCommand:
 		return c.expose(st, cmd)
 	default:
@@ -104,7 +101,7 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 		argv = st.withShell(argv)
 	}
 	if name == "CMD" {
-		st.config.Cmd, st.config.ArgsEscaped = argv, false //nolint:staticcheck // the field is in old images
+		st.config.Cmd, st.config.ArgsEscaped = argv, true //nolint:staticcheck // BuildKit sets it
 	} else {
 		st.config.Entrypoint = argv
 		if !slices.ContainsFunc(st.stage.Commands, func(o instructions.Command) bool { _, ok := o.(*instructions.CmdCommand); return ok }) {
@@ -116,11 +113,15 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 }
 
 func (st *state) withShell(argv []string) []string {
-	shell := st.config.Shell
-	if len(shell) == 0 {
-		shell = []string{"/bin/sh", "-c"}
+	return append(slices.Clone(st.shell()), strings.Join(argv, " "))
+}
+
+// shell is what the shell form of an instruction is given to.
+func (st *state) shell() []string {
+	if len(st.config.Shell) == 0 {
+		return []string{"/bin/sh", "-c"}
 	}
-	return append(slices.Clone(shell), strings.Join(argv, " "))
+	return st.config.Shell
 }
 
 // noEnv are arguments that commands do not see as variables.
@@ -144,6 +145,9 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 			if v, ok := c.global.Get(a.Key); ok {
 				a.Value = &v
 			}
+		}
+		if !slices.Contains(st.declared, a.Key) {
+			st.declared = append(st.declared, a.Key)
 		}
 		text := a.Key
 		if a.Value != nil {

@@ -30,6 +30,7 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 		}
 		r.heredoc(cmd.Files)
 	}
+	r.Shell = st.shell()
 	if cmd.PrependShell && len(r.Files) == 0 {
 		r.Args = st.withShell(r.Args)
 	}
@@ -59,16 +60,22 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 		r.Mounts = append(r.Mounts, mount)
 	}
 	v := c.step(st, cmd, &Vertex{Run: r})
-	st.note("RUN "+strings.Join(append(argumentsOf(st.args), r.Args...), " "), v)
+	st.note("RUN "+strings.Join(append(st.arguments(), r.Args...), " "), v)
 	return nil
 }
 
-// argumentsOf says the arguments of a RUN in the history: "|1 KEY=value".
-func argumentsOf(args *environment) []string {
-	if len(args.list) == 0 {
+// arguments says the declared arguments of a RUN in the history: "|1 KEY=value". An ENV of
+// the same name has the last word.
+func (st *state) arguments() []string {
+	if len(st.declared) == 0 {
 		return nil
 	}
-	return append([]string{"|" + strconv.Itoa(len(args.list))}, args.list...)
+	out := []string{"|" + strconv.Itoa(len(st.declared))}
+	for _, name := range st.declared {
+		v, _ := st.env.Get(name) // empty if nothing gives it a value
+		out = append(out, name+"="+v)
+	}
+	return out
 }
 
 // heredoc puts here-documents where the command finds them: one alone is the script, any

@@ -20,6 +20,7 @@ type Base struct {
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []ocispec.History
 }
@@ -61,6 +62,7 @@ func (v *Vertex) Inputs() []*Vertex {
 type Run struct {
 	Platform ocispec.Platform // of the programs
 	Args     []string
+	Shell    []string // of the stage
 	Env      []string
 	User     string // "" for root
 	Dir      string
@@ -155,6 +157,7 @@ type Step struct {
 type Plan struct {
 	Target   *Vertex
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []Entry
 	Steps    []Step // in the order of the Dockerfile

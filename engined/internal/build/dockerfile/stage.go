@@ -32,7 +32,9 @@ type state struct {
 	parent   digest.Digest
 	env      *environment // ENV and ARG, for expansion
 	args     *environment // declared ARGs with a value
-	workdir  bool         // WORKDIR was set in this Dockerfile
+	declared []string     // all ARGs, each once
+	author   string
+	workdir  bool // WORKDIR was set in this Dockerfile
 	done     bool
 }
 
@@ -98,11 +100,11 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		if err != nil {
 			return err
 		}
-		st.vertex, st.platform, st.parent = base.vertex, base.platform, base.parent
+		st.vertex, st.platform, st.parent, st.author = base.vertex, base.platform, base.parent, base.author
 		st.config, st.history = clone(base.config), slices.Clone(base.history)
 	case ref == "scratch":
 		st.vertex = c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
-		st.config.Env = setEnv(nil, "PATH", defaultPath)
+		st.config.Env, st.config.WorkingDir = setEnv(nil, "PATH", defaultPath), "/"
 		step.Vertex = st.vertex
 	case strings.HasPrefix(ref, contextPrefix):
 		bottom := c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
@@ -110,7 +112,7 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 			Parent: bottom, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location),
 			Copy: &Copy{Context: strings.TrimPrefix(ref, contextPrefix), Sources: []string{"/"}, Dest: "/"},
 		})
-		st.config.Env = setEnv(nil, "PATH", defaultPath)
+		st.config.Env, st.config.WorkingDir = setEnv(nil, "PATH", defaultPath), "/"
 		st.note(st.stage.SourceCode, st.vertex)
 		step.Vertex = st.vertex
 	default:
@@ -120,7 +122,7 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		}
 		c.checkBase(st.stage, ref, platform, b.Platform)
 		st.vertex = c.add(&Vertex{Image: b, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
-		st.platform, st.parent, st.config = b.Platform, b.ID, clone(b.Config)
+		st.platform, st.parent, st.config, st.author = b.Platform, b.ID, clone(b.Config), b.Author
 		for _, h := range b.History {
 			st.history = append(st.history, Entry{History: h})
 		}
@@ -211,11 +213,16 @@ func (c *compiler) instruction(ctx context.Context, st *state, cmd instructions.
 	return c.configure(st, cmd)
 }
 
-// note adds a line to the history.
+// note adds a line to the history, marked as BuildKit's are.
 func (st *state) note(createdBy string, v *Vertex) {
 	if v != nil {
 		createdBy += " # buildkit"
 	}
+	st.line(createdBy, v)
+}
+
+// line adds a line to the history as it is.
+func (st *state) line(createdBy string, v *Vertex) {
 	st.history = append(st.history, Entry{History: ocispec.History{CreatedBy: createdBy, Comment: comment, EmptyLayer: v == nil}, Vertex: v})
 }
 
@@ -240,7 +247,7 @@ func (c *compiler) directory(st *state, cmd *instructions.WorkdirCommand) error 
 		return nil
 	}
 	v := c.step(st, cmd, &Vertex{Mkdir: &Mkdir{Path: st.config.WorkingDir, User: st.config.User}})
-	st.note("WORKDIR "+st.config.WorkingDir, v)
+	st.line("WORKDIR "+st.config.WorkingDir, v) // without the mark, as BuildKit has it
 	return nil
 }
 

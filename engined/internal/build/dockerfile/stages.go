@@ -459,7 +459,7 @@ func (c *compiler) add(v *Vertex) *Vertex {
 // finish makes the plan of the target's state.
 func (c *compiler) finish(st *state) *Plan {
 	p := c.plan
-	p.Target, p.Platform, p.Config, p.History, p.Parent = st.vertex, st.platform, st.config, st.history, st.parent
+	p.Target, p.Platform, p.Config, p.History, p.Parent, p.Author = st.vertex, st.platform, st.config, st.history, st.parent, st.author
 	p.Config.Labels = mergeLabels(p.Config.Labels, c.opts.Labels)
 	for v := st.vertex; v != nil; v = v.Parent {
 		v.Exported = true

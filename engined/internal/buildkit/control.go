@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,26 +95,19 @@ func (c control) ListWorkers(context.Context, *controlpb.ListWorkersRequest) (*c
 	return &controlpb.ListWorkersResponse{Record: c.s.workers()}, nil
 }
 
-// usageTypes are the kinds of cache records, as BuildKit calls them.
-const contextType = "source.local"
-
 // DiskUsage implements controlpb.ControlServer.
 func (c control) DiskUsage(ctx context.Context, req *controlpb.DiskUsageRequest) (*controlpb.DiskUsageResponse, error) {
 	f, err := parseFilters(req.Filter)
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.s.builds.DiskUsage(ctx)
-	if err != nil {
-		return nil, err
-	}
-	contexts, err := c.s.contextUsage()
+	list, err := c.s.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := &controlpb.DiskUsageResponse{}
-	for _, u := range append(list, contexts...) {
-		if f.wants(u) {
+	for _, u := range list {
+		if wanted(build.PruneRequest{IDs: f["id"], Types: f["type"]}, u) {
 			out.Record = append(out.Record, usageRecord(u))
 		}
 	}
@@ -129,23 +121,9 @@ func usageRecord(u build.Usage) *controlpb.UsageRecord {
 	}
 }
 
-// contextUsage lists the kept contexts as cache records.
-func (s *Service) contextUsage() ([]build.Usage, error) {
-	list, err := s.contexts.Usage()
-	var out []build.Usage
-	for _, u := range list {
-		out = append(out, build.Usage{ID: u.ID, Type: contextType, Description: u.Description, InUse: u.InUse, Size: u.Size, CreatedAt: u.LastUsed, LastUsedAt: u.LastUsed})
-	}
-	return out, err
-}
-
 // Prune implements controlpb.ControlServer.
 func (c control) Prune(req *controlpb.PruneRequest, stream controlpb.Control_PruneServer) error {
 	f, err := parseFilters(req.Filter)
-	if err != nil {
-		return err
-	}
-	before, err := c.s.builds.DiskUsage(stream.Context())
 	if err != nil {
 		return err
 	}
@@ -153,36 +131,13 @@ func (c control) Prune(req *controlpb.PruneRequest, stream controlpb.Control_Pru
 	if req.KeepDuration > 0 {
 		p.Until = time.Now().Add(-time.Duration(req.KeepDuration))
 	}
-	done, err := c.s.builds.Prune(stream.Context(), p)
+	gone, err := c.s.Prune(stream.Context(), p)
 	if err != nil {
 		return err
 	}
-	for _, u := range before {
-		if slices.Contains(done.IDs, u.ID) {
-			if err := stream.Send(usageRecord(u)); err != nil {
-				return err
-			}
-		}
-	}
-	if p.Keep > 0 {
-		return nil // the contexts have a limit of their own
-	}
-	contexts, err := c.s.contextUsage()
-	if err != nil {
-		return err
-	}
-	for _, u := range contexts {
-		if !f.wants(u) || !p.Until.IsZero() && u.LastUsedAt.After(p.Until) {
-			continue
-		}
-		removed, err := c.s.contexts.Remove(u.ID)
-		if err != nil {
+	for _, u := range gone {
+		if err := stream.Send(usageRecord(u)); err != nil {
 			return err
-		}
-		if removed {
-			if err := stream.Send(usageRecord(u)); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -219,11 +174,6 @@ func parseFilters(list []string) (filter, error) {
 		}
 	}
 	return out, nil
-}
-
-func (f filter) wants(u build.Usage) bool {
-	return (len(f["type"]) == 0 || slices.Contains(f["type"], u.Type)) &&
-		(len(f["id"]) == 0 || slices.ContainsFunc(f["id"], func(p string) bool { return strings.HasPrefix(u.ID, p) }))
 }
 
 // ListenBuildHistory implements controlpb.ControlServer.

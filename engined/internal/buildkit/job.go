@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ type job struct {
 	story    *story
 	cancel   context.CancelCauseFunc
 	session  *session.Session
+	body     io.Reader                     // the context, if it came with the request
 	returned chan *gatewaypb.ReturnRequest // what the client's frontend ends with; room for one
 
 	mu      sync.Mutex
@@ -49,16 +51,40 @@ func (s *Service) solve(ctx context.Context, req *controlpb.SolveRequest) (*cont
 	if err != nil {
 		return nil, err
 	}
-	resp, attrs, err := j.run(ctx)
-	err = j.explain(ctx, err)
-	s.end(j)
-	if !req.Internal {
-		s.history.add(ctx, j.record(j.began, attrs, resp, err), j.story.all())
-	}
+	resp, err := s.finish(ctx, j)
 	if err != nil {
 		return nil, err
 	}
 	return &controlpb.SolveResponse{ExporterResponse: resp}, nil
+}
+
+// Solve is Control.Solve for who speaks no gRPC, and Status in one: tell is called with what
+// happens. body, if not nil, is the context, a tar. Errors are gRPC's.
+func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body io.Reader, tell func(*controlpb.StatusResponse) error) (map[string]string, error) {
+	j, ctx, err := s.begin(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	j.body = body
+	told := make(chan struct{})
+	go func() { // ends with the job's story
+		defer close(told)
+		_ = j.story.follow(context.WithoutCancel(ctx), tell) // whom it tells has gone
+	}()
+	resp, err := s.finish(ctx, j)
+	<-told
+	return resp, err
+}
+
+// finish runs a job to its end.
+func (s *Service) finish(ctx context.Context, j *job) (map[string]string, error) {
+	resp, attrs, err := j.run(ctx)
+	err = j.explain(ctx, err)
+	s.end(j)
+	if !j.req.Internal {
+		s.history.add(ctx, j.record(j.began, attrs, resp, err), j.story.all())
+	}
+	return resp, err
 }
 
 // run returns what the exporters say, and the attributes of what was built.

@@ -91,6 +91,7 @@ func definitionName(file string) string {
 const (
 	ignoreName  = "[internal] load .dockerignore"
 	contextName = "[internal] load build context"
+	remoteName  = "[internal] load remote build context"
 )
 
 // namedContextName is the builder's step that loads a named context.

@@ -36,6 +36,10 @@ func (in *inputs) fill(ctx context.Context, req *build.Request) error {
 	}
 	contextDir := in.attr(attrContextName, buildkit.LocalContext)
 	switch remote := in.r.attrs[contextDir]; {
+	case in.j.body != nil:
+		return in.j.story.step(remoteName, func(said progress) error {
+			return in.archive(&counting{Reader: in.j.body, said: func(n int64) { said("transferring context:", n, 0) }}, req)
+		})
 	case remote == "":
 		req.Context = &local{in: in, dir: contextDir, step: contextName}
 		return in.definition(ctx, req, in.attr(attrFileName, buildkit.LocalDockerfile), contextDir)
@@ -239,13 +243,13 @@ func isUpload(remote string) bool {
 	return err == nil && u.Host == buildkit.UploadHost
 }
 
-// uploaded takes a tar with the Dockerfile in it, or a Dockerfile alone.
+// uploaded takes a tar with the Dockerfile in it.
 func (in *inputs) uploaded(ctx context.Context, remote string, req *build.Request) error {
 	u, err := url.Parse(remote)
 	if err != nil || in.j.session == nil {
 		return errors.Join(err, errNoSession)
 	}
-	return in.j.story.step("[internal] load remote build context", func(said progress) error {
+	return in.j.story.step(remoteName, func(said progress) error {
 		up, err := in.j.session.Upload(ctx, u.Path)
 		if err != nil {
 			return err
@@ -269,6 +273,9 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxPadding bounds what may follow a context's archive, in bytes.
+const maxPadding = 64 << 20
+
 // archive takes a tar with the Dockerfile in it.
 func (in *inputs) archive(r io.Reader, req *build.Request) error {
 	tree, err := in.j.s.builds.Receive(r)
@@ -276,6 +283,11 @@ func (in *inputs) archive(r io.Reader, req *build.Request) error {
 		return err
 	}
 	in.undo.Add(func() { _ = tree.Close() }) // only read
+	// Behind the archive's end may be padding. Only when a request's body has ended does the
+	// server notice that a client hangs up.
+	if _, err := io.Copy(io.Discard, io.LimitReader(r, maxPadding)); err != nil {
+		return fmt.Errorf("read build context: %w", err)
+	}
 	name := in.attr(attrFilename, "Dockerfile")
 	if req.Dockerfile, err = build.ReadDefinition(tree, name); err != nil {
 		return err
@@ -292,7 +304,7 @@ func (in *inputs) archive(r io.Reader, req *build.Request) error {
 func (in *inputs) remote(ctx context.Context, remote string, req *build.Request) error {
 	name := "[internal] load git source " + remote
 	if strings.HasPrefix(remote, "http") && !strings.Contains(remote, ".git") {
-		name = "[internal] load remote build context"
+		name = remoteName
 	}
 	return in.j.story.step(name, func(progress) error {
 		r, err := in.j.s.builds.Remote(ctx, remote, req.Secrets, req.SSH)

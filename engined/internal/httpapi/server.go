@@ -47,7 +47,7 @@ const drainTime = 3 * time.Second
 func New(s Services) http.Handler {
 	ctrs := containersAPI{svc: s.Containers, execs: s.Execs, nets: s.Networks, images: s.Images}
 	tables := [][]route{
-		systemAPI{s.Host, ctrs, usage{s.Images, s.Volumes, s.Containers, s.Builder}}.routes(),
+		systemAPI{s.Host, ctrs, usage{s.Images, s.Volumes, s.Containers, s.BuildKit}}.routes(),
 		ctrs.routes(),
 		execAPI{s.Execs}.routes(),
 		Images(s.Images).routes(),

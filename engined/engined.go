@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -107,15 +108,21 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 		return err
 	}
 	defer func() { _ = builds.Close() }() // every transaction is durable by itself
+	kit, err := buildkit.New(buildkitConfig(cfg, id, imgs, nets), builds)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = kit.Close() }() // what it loses is history
 	handler := httpapi.New(httpapi.Services{
 		Containers: ctrs, Execs: exs, Networks: nets, Images: imgs, Volumes: vols, Events: evts, Host: about,
-		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, Doctor: doctor{ctrs, nets, sup}.find,
+		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, BuildKit: kit, Doctor: doctor{ctrs, nets, sup}.find,
 	})
 
 	g, gctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return afterReady(gctx, ready, builds.Run) })
+	g.Go(func() error { return kit.Run(gctx) })
 	g.Go(func() error { return nets.Run(gctx) })
 	g.Go(func() error { return probes.Run(gctx) })
 	g.Go(func() error { return follow(gctx, sup, ctrs, exs, ready) })

@@ -38,6 +38,10 @@ func TestEverydayCommandsDoWhatDockersDo(t *testing.T) {
 				ok("rm", "-f", "exposed")
 			}
 			ok("exec", "box", "test", "-e", "/.dockerenv")
+			resized := s.Run(s.Host("curl", "-sS", "--unix-socket", s.EngineSocket(), "-X", "POST", "-w", "%{http_code}", "http://x/v1.43/containers/box/resize?h=10&w=20"))
+			if resized.Stdout != "200" {
+				t.Errorf("resize of a container without a terminal: %+v", resized)
+			}
 			if out := ok("diff", "box"); out != "" {
 				t.Errorf("diff of a container that did nothing printed:\n%s", out)
 			}

@@ -72,6 +72,7 @@ func TestBadRequests(t *testing.T) {
 		{"malformed JSON", []string{"-X", "POST", "-H", "Content-Type: application/json", "-d", "{", "http://x/v1.43/containers/create"}, "400", "message"},
 		{"wrong content type", []string{"-X", "POST", "-H", "Content-Type: text/plain", "-d", "{}", "http://x/v1.43/containers/create"}, "400", "Content-Type"},
 		{"null body", []string{"-X", "POST", "-H", "Content-Type: application/json", "-d", "null", "http://x/v1.43/containers/create"}, "400", "config cannot be empty"},
+		{"empty configuration", []string{"-X", "POST", "-H", "Content-Type: application/json", "-d", `{"HostConfig":{}}`, "http://x/v1.43/containers/create"}, "400", "config cannot be empty"},
 		{"wrong method", []string{"-X", "PATCH", "http://x/v1.43/containers/json"}, "405", "PATCH"},
 		{"unknown route", []string{"http://x/v1.43/nothing/here"}, "404", "page not found"},
 		{"too new", []string{"http://x/v9.99/info"}, "400", "too new"},

@@ -38,6 +38,10 @@ func TestEverydayCommandsDoWhatDockersDo(t *testing.T) {
 				ok("rm", "-f", "exposed")
 			}
 			ok("exec", "box", "test", "-e", "/.dockerenv")
+			resized := s.Run(s.Host("curl", "-sS", "--unix-socket", s.EngineSocket(), "-X", "POST", "-w", "%{http_code}", "http://x/v1.43/containers/box/resize?h=10&w=20"))
+			if resized.Stdout != "200" {
+				t.Errorf("resize of a container without a terminal: %+v", resized)
+			}
 			if out := ok("diff", "box"); out != "" {
 				t.Errorf("diff of a container that did nothing printed:\n%s", out)
 			}
@@ -78,6 +82,27 @@ func TestEverydayCommandsDoWhatDockersDo(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAStartBeginsToCountRestartsAnew(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	state := func() string {
+		return s.OK("engine", "inspect", "-f", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", "box")
+	}
+	s.OK("engine", "run", "-d", "--name", "box", "--network", "none", "--restart", "on-failure:2", "busybox:test", "sh", "-c", "echo run; exit 3")
+	for starts := 1; starts <= 2; starts++ {
+		if !harness.Eventually(20*time.Second, func() bool { return state() == "2 exited 3" }) {
+			t.Fatalf("after start %d: %s, want 2 restarts and the end", starts, state())
+		}
+		if got := strings.Count(s.OK("engine", "logs", "box"), "run"); got != 3*starts {
+			t.Errorf("after start %d it has run %d times, want %d", starts, got, 3*starts)
+		}
+		if starts == 1 {
+			s.OK("engine", "start", "box")
+		}
+	}
+	s.OK("engine", "rm", "box")
 }
 
 // A pipe in the place of the log file, which nobody reads at first, stands for a disk that

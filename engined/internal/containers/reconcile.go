@@ -75,8 +75,9 @@ type observed struct {
 	recorded bool
 	task     supervisor.Task
 	hasTask  bool
-	first    bool
-	stale    bool
+	first    bool // the engine has just started
+	final    bool // a task that is not there does not come back
+	stale    bool // nothing is known
 }
 
 // agrees reports whether a state says what was observed.
@@ -87,8 +88,7 @@ func (o observed) agrees(st State) bool {
 	return o.task.PID == st.PID && (o.task.Status == supervisor.TaskRunning && st.Status == Running || o.task.Status == supervisor.TaskPaused && st.Status == Paused)
 }
 
-// How often a task is asked for that changes just now, and the pause between: its shim is
-// dying, or the supervisor is about to make it anew.
+// How often a task is asked for whose shim is just dying, and the pause between.
 const (
 	askTries = 5
 	askPause = 20 * time.Millisecond
@@ -98,13 +98,15 @@ const (
 //
 // Preconditions: the operation lock is held, so that what is seen stays true.
 func (s *Service) askAgain(ctx context.Context, c *Container, o observed) observed {
-	comesBack := !o.first && s.supervisorRestarts() && Policy(c.Definition().Host.RestartPolicy).Name != restartpolicy.No
 	for try := 1; ; try++ {
 		t, err := s.Tasks.GetTask(ctx, c.ID)
 		switch {
 		case err == nil:
 			o.task, o.hasTask = t, true
-		case errdefs.IsNotFound(err) && (!comesBack || try == askTries):
+		case errdefs.IsNotFound(err) && s.comesBack(c, o):
+			o.stale = true
+			s.lookAgainLater(c)
+		case errdefs.IsNotFound(err):
 			o.hasTask = false
 		case try == askTries || ctx.Err() != nil:
 			o.stale = true
@@ -117,6 +119,35 @@ func (s *Service) askAgain(ctx context.Context, c *Container, o observed) observ
 		}
 		return o
 	}
+}
+
+// comesBack reports whether the supervisor may be about to make a task anew that is not
+// there. After a reboot it leaves that to the engine.
+func (s *Service) comesBack(c *Container, o observed) bool {
+	return !o.first && !o.final && s.supervisorRestarts() && Policy(c.Definition().Host.RestartPolicy).Name != restartpolicy.No
+}
+
+// lookAgainPause is how long the supervisor may take to make a task anew.
+const lookAgainPause = 3 * time.Second
+
+// lookAgainLater observes a container once more, for the case that no event says that its
+// task is back.
+func (s *Service) lookAgainLater(c *Container) {
+	s.work.Go(func() {
+		select {
+		case <-time.After(lookAgainPause):
+		case <-s.base.Done():
+			return
+		}
+		ctx := ctxlog.WithAttrs(s.base, ctxlog.ContainerID, c.ID)
+		if c.lock(ctx) != nil {
+			return
+		}
+		defer c.unlock()
+		if c.State().Status.HasTask() {
+			s.follows(ctx, c, s.askAgain(ctx, c, observed{final: true}))
+		}
+	})
 }
 
 // reconcile makes one container's state agree with what was observed.
@@ -167,7 +198,7 @@ func (s *Service) follows(ctx context.Context, c *Container, o observed) {
 	case o.hasTask && !st.Status.HasTask() && st.Status != Restarting:
 		s.deleteTask(ctx, c.ID) // a start that a crash cut off, or an exit that is stored
 	case !o.hasTask && st.Status.HasTask():
-		s.lost(ctx, c)
+		s.lost(ctx, c, o)
 	}
 }
 
@@ -218,8 +249,9 @@ func (s *Service) found(ctx context.Context, c *Container, st State, o observed)
 }
 
 // lost makes up for the end of a task that left no trace: the host was rebooted, or
-// somebody else deleted it.
-func (s *Service) lost(ctx context.Context, c *Container) {
+// somebody else deleted it. Unless the engine has just started, a supervisor that restarts
+// containers knows of the end and has decided.
+func (s *Service) lost(ctx context.Context, c *Container, o observed) {
 	code := 137
 	if c.State().ExitCode != 0 {
 		code = c.State().ExitCode
@@ -237,9 +269,10 @@ func (s *Service) lost(ctx context.Context, c *Container) {
 	s.saveState(ctx, c.ID, st)
 	s.publish(c, "die", "exitCode", fmt.Sprint(code))
 	c.notifyExit(Exit{Code: code})
+	decided := !o.first && s.supervisorRestarts()
 	if c.Definition().Host.AutoRemove {
 		s.removeLater(c)
-	} else if Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
+	} else if !decided && Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
 		s.startLater(c)
 	}
 }

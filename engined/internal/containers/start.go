@@ -261,7 +261,8 @@ func (s *Service) record(ctx context.Context, c *Container, sp *specs.Spec) erro
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	hash := sha256.Sum256(data)
-	if info.recorded && info.specHash == hash {
+	counted := d.Host.RestartPolicy.MaximumRetryCount > 0 // the record holds a count, which begins anew
+	if info.recorded && info.specHash == hash && !counted {
 		return nil
 	}
 	rt, err := s.runtime(d.Host.Runtime)

@@ -141,7 +141,7 @@ func (h *Host) Info(ctx context.Context) (*system.Info, error) {
 		KernelVersion: kernelVersion(), OSType: "linux", Architecture: machine(), IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig: registryConfig(cfg), NCPU: runtime.NumCPU(), MemTotal: int64(stats.HostMemory()), DockerRootDir: cfg.DataRoot, Name: h.Name(),
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
-		Labels: cfg.Labels, ServerVersion: version.Version, DefaultRuntime: cfg.DefaultRuntime, Runtimes: map[string]system.RuntimeWithStatus{},
+		Labels: append([]string{}, cfg.Labels...), ServerVersion: version.Version, DefaultRuntime: cfg.DefaultRuntime, Runtimes: map[string]system.RuntimeWithStatus{},
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive, RemoteManagers: []swarm.Peer{}}, LiveRestoreEnabled: cfg.LiveRestore, InitBinary: filepath.Base(cfg.InitPath),
 		DefaultAddressPools: cfg.AddressPools, CDISpecDirs: []string{}, Warnings: []string{},
 		Containerd: &system.ContainerdInfo{Address: h.sup.Address(), Namespaces: system.ContainerdNamespaces{Containers: h.sup.Namespace()}},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +43,8 @@ type createBody struct {
 	NetworkingConfig *network.NetworkingConfig
 }
 
-// UnmarshalJSON decodes null as no configuration at all.
+// UnmarshalJSON decodes null, and what says nothing of a container, as no configuration at
+// all.
 func (b *createBody) UnmarshalJSON(data []byte) error {
 	type plain createBody
 	if string(data) == "null" {
@@ -51,6 +53,9 @@ func (b *createBody) UnmarshalJSON(data []byte) error {
 	p := plain{Config: &container.Config{}}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return err
+	}
+	if reflect.ValueOf(*p.Config).IsZero() && p.Cmd == nil && p.Entrypoint == nil {
+		p.Config = nil
 	}
 	*b = createBody(p)
 	return nil

@@ -347,32 +347,34 @@ func (s *Service) runtime(name string) (Runtime, error) {
 }
 
 // resolveReferences turns the names of other containers and networks into what lasts:
-// "container:NAME" into "container:ID", and checks that networks exist.
+// "container:NAME" into "container:ID". One that is missing fails the start: clients take a
+// 404 of create for an image.
 func (s *Service) resolveReferences(d *store.Definition) error {
 	h := d.Host
 	if h.NetworkMode.IsContainer() {
-		c, err := s.Get(h.NetworkMode.ConnectedContainer())
-		if err != nil {
+		if c, err := s.Get(h.NetworkMode.ConnectedContainer()); err == nil {
+			h.NetworkMode = container.NetworkMode("container:" + c.ID)
+		} else if !errdefs.IsNotFound(err) {
 			return err
 		}
-		h.NetworkMode = container.NetworkMode("container:" + c.ID)
 	}
 	if h.IpcMode.IsContainer() {
 		c, err := s.Get(h.IpcMode.Container())
-		if err != nil {
+		if err == nil {
+			if mode := c.Definition().Host.IpcMode; !mode.IsShareable() {
+				return invalid("cannot join IPC of container %s: it has the IPC mode %q, and would need \"shareable\"", c.ID, mode)
+			}
+			h.IpcMode = container.IpcMode("container:" + c.ID)
+		} else if !errdefs.IsNotFound(err) {
 			return err
 		}
-		if mode := c.Definition().Host.IpcMode; !mode.IsShareable() {
-			return invalid("cannot join IPC of container %s: it has the IPC mode %q, and would need \"shareable\"", c.ID, mode)
-		}
-		h.IpcMode = container.IpcMode("container:" + c.ID)
 	}
 	if h.PidMode.IsContainer() {
-		c, err := s.Get(h.PidMode.Container())
-		if err != nil {
+		if c, err := s.Get(h.PidMode.Container()); err == nil {
+			h.PidMode = container.PidMode("container:" + c.ID)
+		} else if !errdefs.IsNotFound(err) {
 			return err
 		}
-		h.PidMode = container.PidMode("container:" + c.ID)
 	}
 	return s.resolveEndpoints(d)
 }
@@ -395,7 +397,6 @@ func (s *Service) resolveEndpoints(d *store.Definition) error {
 		}
 		name := ref
 		if !mode.IsHost() && !mode.IsNone() {
-			// One that is missing fails the start: clients take a 404 of create for an image.
 			n, err := s.Networks.Network(ref)
 			switch {
 			case err == nil && ep.NetworkID == "":

@@ -2,122 +2,181 @@ package build
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/moby/moby/api/types/container"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
-	"strata/engined/internal/build/files"
-	"strata/engined/internal/images"
 	"strata/pkg/ctxlog"
-	"strata/pkg/linux/mount"
-	"strata/pkg/manifest"
 )
 
-// Request is one build.
-type Request struct {
-	Context    *files.Context
-	Dockerfile string // its name in the context; "" for "Dockerfile"
-	Args       map[string]string
-	Labels     map[string]string
-	Target     string
-	Platform   string   // "" for the host's
-	Tags       []string // full references
-	NoCache    bool
-	Pull       bool
-	Auth       func(host string) images.Auth
-	Network    string // of RUN: "" or "default", "bridge", "host", "none", or a network
-	ExtraHosts []string
-	Resources  container.Resources
-	ShmSize    int64
-	Secrets    map[string][]byte
-	// MayBeInsecure allows RUN --security=insecure.
-	MayBeInsecure bool
-}
-
-// Receive keeps a build context that comes as a tar. Close it after the build.
-func (s *Service) Receive(r interface{ Read([]byte) (int, error) }) (*files.Context, error) {
-	return files.Receive(r, s.tmpDir(), contextLimits)
-}
-
-// CommandError is a RUN that failed.
-type CommandError struct {
-	Command string
-	Code    int
-}
-
-func (e *CommandError) Error() string {
-	return fmt.Sprintf("The command '%s' returned a non-zero code: %d", e.Command, e.Code)
-}
-
-// Build makes an image and gives it its names. Errors: *dockerfile.Error for mistakes in
-// the Dockerfile, *CommandError, ErrNotFound for missing images and files,
-// ErrInvalidArgument, context.Canceled.
-func (s *Service) Build(ctx context.Context, r Request, o Observer) (images.Image, error) {
-	b := &builder{s: s, r: r, o: o, plain: map[*dockerfile.Vertex]string{}, solving: map[*dockerfile.Vertex]*promise{}, reported: map[*dockerfile.Vertex]bool{}}
+// Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
+// *CommandError, ErrNotFound for missing images and files, ErrInvalidArgument,
+// ErrNotImplemented, context.Canceled.
+func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, error) {
+	outputs, err := r.outputs()
+	if err != nil {
+		return Result{}, err
+	}
+	b := newBuilder(s, r, o)
 	defer b.end()
-	plan, err := b.compile(ctx)
-	if err != nil {
-		return images.Image{}, err
+	if err := b.plan(ctx); err != nil {
+		return Result{}, err
 	}
-	b.plan = plan
-	o.Planned(plan)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends what a failure has left running
-	top, err := b.solve(ctx, plan.Target)
-	if err != nil {
-		cancel()
-		b.wait()
-		return images.Image{}, err
+	if err := b.solveAll(ctx); err != nil {
+		return Result{}, err
 	}
-	img, err := b.export(ctx, top)
+	result, err := b.export(ctx, outputs)
 	if err != nil {
-		return img, err
+		return Result{}, err
 	}
 	if b.held != nil { // something was made
 		if _, err := s.pruned(ctx, PruneRequest{Keep: s.cfg.Keep, All: true, auto: true}); err != nil {
 			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
 		}
 	}
-	return img, nil
+	return result, nil
 }
 
 // builder is one build.
 type builder struct {
-	s    *Service
-	r    Request
-	o    Observer
-	plan *dockerfile.Plan
+	s        *Service
+	r        Request
+	o        Observer
+	started  time.Time
+	products []*product
+	contexts map[string]*lazy // by name; "" is the main one
+	repos    repos
+	imports  imports
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string
+	stale    map[*dockerfile.Vertex]bool // to be made again, or upon what is
 	solving  map[*dockerfile.Vertex]*promise
 	reported map[*dockerfile.Vertex]bool
 	undo     []func()
+	fetched  []material // from the network
+
+	failing sync.Mutex // held while the client looks at a failure
 
 	wg    sync.WaitGroup
 	lease sync.Once
 	held  func(context.Context) context.Context
 }
 
-// promise is the result of a vertex, once done is closed.
-type promise struct {
-	done chan struct{}
-	rec  *Record
-	err  error
+func newBuilder(s *Service, r Request, o Observer) *builder {
+	return &builder{
+		s: s, r: r, o: o, started: time.Now().UTC(),
+		plain: map[*dockerfile.Vertex]string{}, stale: map[*dockerfile.Vertex]bool{},
+		solving: map[*dockerfile.Vertex]*promise{}, reported: map[*dockerfile.Vertex]bool{},
+	}
+}
+
+// product is the result for one platform.
+type product struct {
+	platform ocispec.Platform // as it was asked for
+	plan     *dockerfile.Plan
+	top      *Record
+}
+
+// plan compiles the Dockerfile for each platform.
+func (b *builder) plan(ctx context.Context) error {
+	wanted := b.r.Platforms
+	if len(wanted) == 0 {
+		wanted = []ocispec.Platform{b.s.host}
+	}
+	seen := map[string]bool{}
+	for _, p := range wanted {
+		p = platforms.Normalize(p)
+		if name := platforms.FormatAll(p); !seen[name] {
+			seen[name] = true
+			b.products = append(b.products, &product{platform: p})
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, p := range b.products {
+		g.Go(func() (err error) {
+			p.plan, err = b.compile(gctx, p.platform, false)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	plans := make([]*dockerfile.Plan, 0, len(b.products))
+	for _, p := range b.products {
+		plans = append(plans, p.plan)
+	}
+	if err := b.openContexts(plans); err != nil {
+		return err
+	}
+	b.o.Planned(plans)
+	return nil
+}
+
+// compile reads the Dockerfile for one platform.
+func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
+	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	if err != nil {
+		return nil, err
+	}
+	return dockerfile.Compile(ctx, b.r.Dockerfile.Text, dockerfile.Options{
+		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p, Host: b.s.host, Contexts: b.namedContexts(), Base: b.base,
+		Ignore: exclude, AllStages: all,
+	})
+}
+
+// Check says what the linter has to say of a Dockerfile, and (as err) whether it could be
+// built as far as can be seen without building: it pulls the images that stages are built
+// upon, and runs nothing. Without a target, all stages are looked at.
+func (s *Service) Check(ctx context.Context, r Request, o Observer) ([]dockerfile.Warning, error) {
+	b := newBuilder(s, r, o)
+	defer b.end()
+	p := s.host
+	if len(r.Platforms) > 0 {
+		p = platforms.Normalize(r.Platforms[0])
+	}
+	plan, err := b.compile(ctx, p, r.Target == "")
+	if plan == nil {
+		return nil, err
+	}
+	return plan.Warnings, err
+}
+
+// solveAll makes the filesystems of all products, side by side.
+func (b *builder) solveAll(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends what a failure has left running
+	g, gctx := errgroup.WithContext(ctx)
+	for _, p := range b.products {
+		g.Go(func() (err error) {
+			p.top, err = b.solve(gctx, p.plan.Target)
+			return err
+		})
+	}
+	err := g.Wait()
+	if err != nil {
+		cancel()
+		b.wait()
+	}
+	return err
+}
+
+// task does work that no Dockerfile has, and tells of it.
+func (b *builder) task(name string, fn func(v *dockerfile.Vertex) error) error {
+	v := &dockerfile.Vertex{Name: name}
+	b.o.Added(v)
+	b.o.Started(v, "")
+	start := time.Now()
+	err := fn(v)
+	b.o.Ended(v, Ending{Err: err, Took: time.Since(start)})
+	return err
 }
 
 func (b *builder) wait() { b.wg.Wait() }
@@ -170,409 +229,4 @@ func (w withValues) Value(key any) any {
 		return v
 	}
 	return w.Context.Value(key)
-}
-
-func (b *builder) compile(ctx context.Context) (*dockerfile.Plan, error) {
-	name := b.r.Dockerfile
-	if name == "" {
-		name = "Dockerfile"
-	}
-	text, err := b.r.Context.ReadFile(name, dockerfile.MaxSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("Cannot locate specified Dockerfile: %s: %w", name, errdefs.ErrInvalidArgument) //nolint:staticcheck // dockerd's words
-	}
-	if err != nil {
-		return nil, fmt.Errorf("Dockerfile: %w", err) //nolint:staticcheck // its name
-	}
-	b.hideIgnored(name)
-	target := b.s.host
-	if b.r.Platform != "" {
-		if target, err = platforms.Parse(b.r.Platform); err != nil {
-			return nil, fmt.Errorf("platform %q: %w: %w", b.r.Platform, err, errdefs.ErrInvalidArgument)
-		}
-	}
-	return dockerfile.Compile(ctx, text, dockerfile.Options{
-		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: target, Host: b.s.host, Base: b.base,
-	})
-}
-
-// hideIgnored takes the Dockerfile and .dockerignore out of the context if the latter says
-// so: the client had to send them nonetheless.
-func (b *builder) hideIgnored(name string) {
-	text, err := b.r.Context.ReadFile(".dockerignore", dockerfile.MaxSize)
-	if err != nil {
-		return // no such file: nothing is ignored
-	}
-	for _, f := range []string{name, ".dockerignore"} {
-		if ignored(text, f) {
-			b.r.Context.Remove(f)
-		}
-	}
-}
-
-// base finds or pulls an image to build upon.
-func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*dockerfile.Base, error) {
-	img, err := b.s.images.Resolve(ctx, ref, &p)
-	if errdefs.IsNotFound(err) || b.r.Pull && err == nil {
-		if perr := b.pull(ctx, ref, p); perr != nil {
-			return nil, perr
-		}
-		img, err = b.s.images.Resolve(ctx, ref, &p)
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := &dockerfile.Base{
-		Name: ref, ID: img.ID, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
-		Platform: img.Config.Platform, History: completed(img.Config),
-	}
-	if len(img.RawConfig) > 0 {
-		if err := json.Unmarshal(img.RawConfig, &out.Config); err != nil {
-			return nil, fmt.Errorf("configuration of image %s: %w: %w", ref, err, errdefs.ErrDataLoss)
-		}
-	}
-	return out, nil
-}
-
-// completed returns the history of an image with a line for each layer that has none, so
-// that what is added says the right thing about the layers above.
-func completed(cfg ocispec.Image) []ocispec.History {
-	out := slices.Clone(cfg.History)
-	layers := 0
-	for _, h := range out {
-		if !h.EmptyLayer {
-			layers++
-		}
-	}
-	for ; layers < len(cfg.RootFS.DiffIDs); layers++ {
-		out = append(out, ocispec.History{Created: cfg.Created, Comment: "imported from a layer without history"})
-	}
-	return out
-}
-
-func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) error {
-	r := images.PullRequest{Image: ref, Platform: platforms.Format(p)}
-	if named, err := images.ParseName(ref, ""); err == nil {
-		if b.r.Auth != nil {
-			r.Auth = b.r.Auth(hostOf(named.String()))
-		}
-		if !strings.Contains(ref, "@") {
-			r.Tag = named.Tag()
-		}
-	}
-	return b.s.images.Pull(ctx, r, func(m images.Progress) { b.o.Pulling(ref, m.ID, m.Status, m.Current, m.Total) })
-}
-
-func hostOf(name string) string {
-	host, _, _ := strings.Cut(name, "/")
-	return host
-}
-
-// solve returns the record of v; it is made once.
-func (b *builder) solve(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
-	b.mu.Lock()
-	p, ok := b.solving[v]
-	if !ok {
-		p = &promise{done: make(chan struct{})}
-		b.solving[v] = p
-	}
-	b.mu.Unlock()
-	if !ok {
-		p.rec, p.err = b.solveOnce(ctx, v)
-		close(p.done)
-	}
-	select {
-	case <-p.done:
-		return p.rec, p.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
-	if v.Parent == nil {
-		return b.bottom(ctx, v)
-	}
-	plain, err := b.plainKey(ctx, v)
-	if err != nil {
-		return nil, located(v, err)
-	}
-	if plain != "" && !b.r.NoCache {
-		if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
-			b.cached(v, rec)
-			return rec, nil
-		}
-	}
-	var parent *Record
-	inputs := make([]*Record, len(v.Inputs()))
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { parent, err = b.solve(gctx, v.Parent); return err })
-	for i, in := range v.Inputs() {
-		g.Go(func() (err error) { inputs[i], err = b.solve(gctx, in); return err })
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	w, err := b.prepare(ctx, v, parent, inputs)
-	if err != nil {
-		return nil, located(v, err)
-	}
-	defer w.close()
-	if !b.r.NoCache {
-		if rec, ok := b.s.cache.get(w.key); ok && b.usable(ctx, rec) {
-			if plain != "" {
-				if err := b.s.cache.link(plain, w.key); err != nil {
-					return nil, err
-				}
-			}
-			b.cached(v, rec)
-			return rec, nil
-		}
-	}
-	rec, err := b.once(ctx, w, plain)
-	return rec, located(v, err)
-}
-
-// located says at which lines of the Dockerfile something went wrong.
-func located(v *dockerfile.Vertex, err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*StepError](err); ok {
-		return err
-	}
-	return &StepError{Step: v.Name, Lines: v.Lines, Err: err}
-}
-
-// StepError is an error at an instruction.
-type StepError struct {
-	Step  string
-	Lines [2]int // of the Dockerfile; zero if unknown
-	Err   error
-}
-
-func (e *StepError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *StepError) Unwrap() error { return e.Err }
-
-// bottom is the record of an image or of the empty filesystem.
-func (b *builder) bottom(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
-	if v.Image == nil || v.Image.ChainID == "" {
-		b.report(v, Ending{Key: "scratch"})
-		return &Record{Key: "scratch"}, nil
-	}
-	b.o.Started(v, "")
-	img, err := b.s.images.Resolve(ctx, v.Image.ID.String(), nil)
-	if err == nil {
-		err = b.s.images.EnsureUnpacked(ctx, img)
-	}
-	rec := &Record{Key: imageKey(v.Image), Snapshot: v.Image.ChainID.String()}
-	b.report(v, Ending{Key: rec.Key, Err: err})
-	return rec, err
-}
-
-func imageKey(i *dockerfile.Base) string { return "image:" + i.ChainID.String() }
-
-// usable reports whether a record's snapshot, and all records below it, are there; they
-// stay while the build runs.
-func (b *builder) usable(ctx context.Context, rec *Record) bool {
-	b.later(b.s.hold(rec.Key))
-	for r := rec; isRecord(r.Parent); {
-		below, ok := b.s.cache.get(r.Parent)
-		if !ok {
-			return false
-		}
-		r = below
-	}
-	if rec.Snapshot == "" {
-		return true
-	}
-	_, err := b.s.sup.StatSnapshot(ctx, b.s.images.Snapshotter(), rec.Snapshot)
-	return err == nil
-}
-
-// isRecord reports whether a key is that of a record rather than of an image or nothing.
-func isRecord(key string) bool { return strings.HasPrefix(key, "sha256:") }
-
-// cached reports v, and all below it that nobody has to look at, as cached.
-func (b *builder) cached(v *dockerfile.Vertex, rec *Record) {
-	b.s.cache.use(rec.Key)
-	var visit func(v *dockerfile.Vertex, key string)
-	visit = func(v *dockerfile.Vertex, key string) {
-		if v == nil {
-			return
-		}
-		if key == "" {
-			b.mu.Lock()
-			key = b.plain[v]
-			b.mu.Unlock()
-		}
-		if !b.report(v, Ending{Key: key, Cached: true}) {
-			return
-		}
-		for _, in := range v.Inputs() {
-			visit(in, "")
-		}
-		visit(v.Parent, "")
-	}
-	visit(v, rec.Key)
-}
-
-// report tells the end of v once.
-func (b *builder) report(v *dockerfile.Vertex, e Ending) bool {
-	b.mu.Lock()
-	said := b.reported[v]
-	b.reported[v] = true
-	b.mu.Unlock()
-	if !said {
-		b.o.Ended(v, e)
-	}
-	return !said
-}
-
-// once makes a vertex unless another build is making the same one, and then waits for it.
-func (b *builder) once(ctx context.Context, w *work, plain string) (*Record, error) {
-	for {
-		b.s.mu.Lock()
-		f, other := b.s.flight[w.key]
-		if !other {
-			f = &flight{done: make(chan struct{})}
-			b.s.flight[w.key] = f
-		}
-		b.s.mu.Unlock()
-		if !other {
-			b.later(b.s.hold(w.key))
-			b.wg.Add(1)
-			f.rec, f.err = b.make(ctx, w, plain)
-			b.wg.Done()
-			b.s.mu.Lock()
-			delete(b.s.flight, w.key)
-			b.s.mu.Unlock()
-			close(f.done)
-			return f.rec, f.err
-		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if f.err == nil && b.usable(ctx, f.rec) {
-			if plain != "" {
-				if err := b.s.cache.link(plain, w.key); err != nil {
-					return nil, err
-				}
-			}
-			b.cached(w.v, f.rec)
-			return f.rec, nil
-		}
-		if _, failed := errors.AsType[*CommandError](f.err); failed {
-			b.report(w.v, Ending{Err: f.err})
-			return nil, f.err
-		}
-		// The other build was cancelled, or its result is gone: it is our turn.
-	}
-}
-
-// key hashes parts, each with its length.
-func key(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		fmt.Fprintf(h, "%d:%s", len(p), p)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil))
-}
-
-// layersOf returns the layers of a record's filesystem, lowest first; those that nobody
-// has needed before are made now.
-func (b *builder) layersOf(ctx context.Context, v *dockerfile.Vertex, rec *Record) ([]Layer, error) {
-	var own []Layer
-	for ; v.Parent != nil; v = v.Parent {
-		below, err := b.below(v, rec)
-		if err != nil {
-			return nil, err
-		}
-		if !rec.Unchanged {
-			if rec, err = b.ensureLayer(ctx, rec, below.Snapshot); err != nil {
-				return nil, err
-			}
-			own = append(own, *rec.Layer)
-		}
-		rec = below
-	}
-	var out []Layer
-	if v.Image != nil {
-		for i, l := range v.Image.Layers {
-			out = append(out, Layer{l, v.Image.DiffIDs[i]})
-		}
-	}
-	slices.Reverse(own)
-	return append(out, own...), nil
-}
-
-// below returns the record of what v builds upon.
-func (b *builder) below(v *dockerfile.Vertex, rec *Record) (*Record, error) {
-	if isRecord(rec.Parent) {
-		below, ok := b.s.cache.get(rec.Parent)
-		if !ok {
-			return nil, fmt.Errorf("build cache lacks %s: %w", rec.Parent, errdefs.ErrDataLoss)
-		}
-		return below, nil
-	}
-	if img := v.Parent.Image; img != nil && img.ChainID != "" {
-		return &Record{Key: rec.Parent, Snapshot: img.ChainID.String()}, nil
-	}
-	return &Record{Key: rec.Parent}, nil
-}
-
-// ensureLayer writes the layer of a record that has none.
-func (b *builder) ensureLayer(ctx context.Context, rec *Record, lower string) (*Record, error) {
-	if rec.Layer != nil {
-		if _, err := b.s.sup.ContentInfo(ctx, rec.Layer.Descriptor.Digest); err == nil || !errdefs.IsNotFound(err) {
-			return rec, err
-		}
-	}
-	var l Layer
-	err := b.s.view(ctx, rec.Snapshot, func(upper []mount.Mount) error {
-		var err error
-		l, err = b.diff(ctx, lower, upper)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := *rec
-	out.Layer = &l
-	return &out, b.s.cache.put(&out)
-}
-
-// diff writes what upper changed above snapshot lower as a layer that stays.
-func (b *builder) diff(ctx context.Context, lower string, upper []mount.Mount) (Layer, error) {
-	ctx, err := b.leased(ctx)
-	if err != nil {
-		return Layer{}, err
-	}
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return Layer{}, err
-	}
-	var l Layer
-	err = b.s.view(ctx, lower, func(low []mount.Mount) error {
-		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(epoch))
-		if err != nil {
-			return err
-		}
-		l.Descriptor = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-		diffID := d.Annotations[manifest.LabelUncompressed]
-		if diffID == "" {
-			info, err := b.s.sup.ContentInfo(ctx, d.Digest)
-			if err != nil {
-				return err
-			}
-			diffID = info.Labels[manifest.LabelUncompressed]
-		}
-		l.DiffID, err = digest.Parse(diffID)
-		return err
-	})
-	return l, err
 }

@@ -51,6 +51,8 @@ type Finished struct {
 	Target  ocispec.Descriptor
 	Top     string // key of the record of its filesystem
 	Created time.Time
+	// Attested is when the build was that its attestation tells of; nil without one.
+	Attested *Times `json:",omitempty"`
 }
 
 // cache keeps records. It is safe for concurrent use.

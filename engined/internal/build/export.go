@@ -2,11 +2,17 @@ package build
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
@@ -14,114 +20,323 @@ import (
 	"strata/pkg/manifest"
 )
 
-// export makes an image of the target's filesystem, or finds the one that an equal build
-// has made, and gives it its names.
-func (b *builder) export(ctx context.Context, top *Record) (images.Image, error) {
-	k, err := b.imageKey(top)
-	if err != nil {
-		return images.Image{}, err
+// made is the image, or the index of images, that an output asked for.
+type made struct {
+	target ocispec.Descriptor
+	images []madeImage
+	before bool // an equal build has made it, and the store has it still
+}
+
+// madeImage is the image of one platform.
+type madeImage struct {
+	*product
+	manifest, config ocispec.Descriptor
+	layers           []ocispec.Descriptor
+	attestation      *attestation
+}
+
+// export makes the outputs, one after the other, and then writes caches.
+func (b *builder) export(ctx context.Context, outputs []output) (Result, error) {
+	result := Result{Response: map[string]string{}}
+	for _, p := range b.products {
+		result.Platforms = append(result.Platforms, p.plan.Platform)
 	}
-	if f, ok := b.s.cache.finished(k); ok && !b.r.NoCache {
-		img, err := b.s.images.Resolve(ctx, f.Target.Digest.String(), nil)
-		if err == nil && (img.ChainID == "" || b.unpacked(ctx, img)) {
-			return img, b.name(ctx, img)
+	for i := range outputs {
+		o := &outputs[i]
+		var err error
+		switch o.Type {
+		case OutputImage, OutputDocker, OutputOCI:
+			err = b.task(exportName(o), func(v *dockerfile.Vertex) error { return b.exportImage(ctx, o, v, &result) })
+		case OutputLocal, OutputTar:
+			err = b.task(exportName(o), func(*dockerfile.Vertex) error { return b.exportFiles(ctx, o) })
+		}
+		if err != nil {
+			return result, err
+		}
+	}
+	return result, b.exportCaches(ctx)
+}
+
+func exportName(o *output) string {
+	switch o.Type {
+	case OutputLocal:
+		return "exporting to client directory"
+	case OutputTar:
+		return "exporting to client tarball"
+	case OutputOCI, OutputDocker:
+		if o.Sink != nil {
+			return "exporting to " + o.Type + " image format"
+		}
+	}
+	return "exporting to image"
+}
+
+// exportImage makes an image and delivers it.
+func (b *builder) exportImage(ctx context.Context, o *output, v *dockerfile.Vertex, result *Result) error {
+	m, err := b.makeImage(ctx, o)
+	if err != nil {
+		return err
+	}
+	if o.Sink != nil {
+		if err := b.writeArchive(ctx, o, m); err != nil {
+			return err
+		}
+	}
+	if o.store || o.push {
+		if result.Image, err = b.store(ctx, o, m); err != nil {
+			return err
+		}
+	}
+	if o.push {
+		if err := b.push(ctx, o, v); err != nil {
+			return err
+		}
+	}
+	result.Target = m.target
+	result.Response["containerimage.digest"] = m.target.Digest.String()
+	if len(m.images) == 1 {
+		result.Response["containerimage.config.digest"] = m.images[0].config.Digest.String()
+	}
+	if d, err := json.Marshal(m.target); err == nil {
+		result.Response["containerimage.descriptor"] = base64.StdEncoding.EncodeToString(d)
+	}
+	if len(o.names) > 0 {
+		result.Response["image.name"] = strings.Join(o.names, ",")
+	}
+	return nil
+}
+
+// makeImage writes what o asks for: an image, or an index if there are several platforms
+// or attestations.
+func (b *builder) makeImage(ctx context.Context, o *output) (*made, error) {
+	m := &made{before: true}
+	for _, p := range b.products {
+		img, before, err := b.platformImage(ctx, o, p)
+		if err != nil {
+			return nil, fmt.Errorf("write image: %w", err)
+		}
+		m.images = append(m.images, img)
+		m.before = m.before && before
+	}
+	if len(m.images) == 1 && m.images[0].attestation == nil {
+		if o.annotated(levelIndex, nil) != nil {
+			return nil, fmt.Errorf("index annotations are for an index, which an image of one platform without attestations has not: %w", errdefs.ErrInvalidArgument)
+		}
+		m.target = m.images[0].manifest
+		return m, nil
+	}
+	if o.Type == OutputDocker && o.Sink != nil && len(m.images) > 1 {
+		return nil, fmt.Errorf("docker archives hold one platform only; use type=oci: %w", errdefs.ErrInvalidArgument)
+	}
+	ctx, err := b.leased(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.before = false
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Annotations: o.annotated(levelIndex, nil)}
+	if o.docker {
+		index.MediaType = manifest.DockerIndex
+	}
+	for i := range m.images {
+		img := &m.images[i]
+		d := img.manifest
+		platform := platforms.Normalize(img.plan.Platform)
+		d.Platform, d.Annotations = &platform, o.annotated(levelManifestDescriptor, &platform)
+		index.Manifests = append(index.Manifests, d)
+	}
+	for i := range m.images {
+		if a := m.images[i].attestation; a != nil {
+			index.Manifests = append(index.Manifests, a.descriptor(m.images[i].manifest.Digest))
+		}
+	}
+	doc, err := json.Marshal(index)
+	if err != nil {
+		return nil, err
+	}
+	if m.target, err = b.s.images.WriteDocument(ctx, index.MediaType, doc, index.Manifests); err != nil {
+		return nil, fmt.Errorf("write index: %w", err)
+	}
+	return m, nil
+}
+
+// platformImage writes the image of one platform, or finds the one that an equal build has
+// made (before).
+func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img madeImage, before bool, err error) {
+	img.product = p
+	k, err := b.imageKey(o, p)
+	if err != nil {
+		return img, false, err
+	}
+	f, finished := b.s.cache.finished(k)
+	finished = finished && !b.r.NoCache
+	if finished && o.store && !o.push && b.r.Provenance.Mode == "" {
+		have, err := b.s.images.Resolve(ctx, f.Target.Digest.String(), nil)
+		if err == nil && have.Target.Digest == f.Target.Digest && (have.ChainID == "" || b.unpacked(ctx, have)) {
+			img.manifest, img.config, img.layers = have.Target, ocispec.Descriptor{Digest: have.ID}, have.Layers
+			return img, true, nil
 		}
 	}
 	if ctx, err = b.leased(ctx); err != nil {
-		return images.Image{}, err
+		return img, false, err
 	}
-	layers, err := b.layersOf(ctx, b.plan.Target, top)
+	layers, err := b.layersOf(ctx, p.plan.Target, p.top)
 	if err != nil {
-		return images.Image{}, err
+		return img, false, err
 	}
-	n, err := b.newImage(top, layers)
+	created := time.Now().UTC()
+	if finished {
+		created = f.Created
+	}
+	n, err := b.newImage(p, layers, created)
 	if err != nil {
-		return images.Image{}, err
+		return img, false, err
 	}
-	if len(b.r.Tags) > 0 {
-		n.Name = b.r.Tags[0]
+	if n.Layers, err = b.compressed(ctx, o, p, layers); err != nil {
+		return img, false, err
 	}
-	img, err := b.s.images.Assemble(ctx, n)
+	n.Docker, n.Annotations = o.docker, o.annotated(levelManifest, &p.plan.Platform)
+	if o.inline {
+		if n.Extra, err = b.inlineCache(ctx, p); err != nil {
+			return img, false, err
+		}
+	}
+	img.layers = n.Layers
+	if img.manifest, img.config, err = b.s.images.Write(ctx, n); err != nil {
+		return img, false, err
+	}
+	if b.r.Provenance.Mode != "" && !(o.Type == OutputDocker && o.Sink != nil) {
+		if img.attestation, err = b.attest(ctx, o, &img, f.Attested, finished); err != nil {
+			return img, false, err
+		}
+	}
+	done := Finished{Target: img.manifest, Top: p.top.Key, Created: *n.Config.Created}
+	if img.attestation != nil {
+		done.Attested = img.attestation.times
+	}
+	return img, false, b.s.cache.finish(k, done)
+}
+
+// store keeps an image under its names, unpacked for this host if it is for it.
+func (b *builder) store(ctx context.Context, o *output, m *made) (images.Image, error) {
+	if !m.before {
+		var err error
+		if ctx, err = b.leased(ctx); err != nil {
+			return images.Image{}, err
+		}
+	}
+	img, err := b.s.images.Open(ctx, m.target, nil)
 	if err != nil {
-		return img, fmt.Errorf("write image: %w", err)
+		return img, err
 	}
-	if img.ChainID != "" {
+	for i := range m.images {
+		if m.before || m.images[i].manifest.Digest != img.Manifest.Digest || img.ChainID == "" {
+			continue
+		}
 		if err := b.s.sup.LabelContent(ctx, img.ID, map[string]string{manifest.SnapshotLabel(b.s.images.Snapshotter()): img.ChainID.String()}); err != nil {
 			return img, fmt.Errorf("keep snapshot of image: %w", err)
 		}
+		if err := b.s.images.EnsureUnpacked(ctx, img); err != nil {
+			return img, err
+		}
 	}
-	if err := b.s.images.EnsureUnpacked(ctx, img); err != nil {
-		return img, err
+	if len(o.names) == 0 && !m.before {
+		return img, b.s.images.Keep(ctx, m.target)
 	}
-	if err := b.s.cache.finish(k, Finished{Target: ocispec.Descriptor{MediaType: img.Target.MediaType, Digest: img.ID, Size: img.Target.Size}, Top: top.Key, Created: *n.Config.Created}); err != nil {
-		return img, err
-	}
-	return img, b.name(ctx, img)
+	return img, b.name(ctx, o.names, m.target, img.ID)
 }
 
+// unpacked reports whether an image's snapshot is there.
 func (b *builder) unpacked(ctx context.Context, img images.Image) bool {
 	_, err := b.s.sup.StatSnapshot(ctx, b.s.images.Snapshotter(), img.ChainID.String())
 	return err == nil
 }
 
 // name gives the image the names that it does not have.
-func (b *builder) name(ctx context.Context, img images.Image) error {
-	for _, tag := range b.r.Tags {
-		if have, err := b.s.sup.GetImage(ctx, tag); err == nil && have.Target.Digest == img.Target.Digest {
+func (b *builder) name(ctx context.Context, names []string, target ocispec.Descriptor, id digest.Digest) error {
+	for _, tag := range names {
+		if have, err := b.s.sup.GetImage(ctx, tag); err == nil && have.Target.Digest == target.Digest {
 			continue
 		}
-		if err := b.s.images.SetName(ctx, tag, img.Target); err != nil {
+		if err := b.s.images.SetName(ctx, tag, target); err != nil {
 			return err
+		}
+		b.s.images.Named(id, tag)
+	}
+	return nil
+}
+
+// push sends the image to the registries of its names.
+func (b *builder) push(ctx context.Context, o *output, v *dockerfile.Vertex) error {
+	for _, name := range o.names {
+		auth, err := b.auth(ctx, name)
+		if err != nil {
+			return err
+		}
+		r := images.PushRequest{Image: name, Auth: auth}
+		b.o.Output(v, []byte("pushing "+name+"\n"), false)
+		if err := b.s.images.Push(ctx, r, func(images.Progress) {}); err != nil {
+			return fmt.Errorf("push %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
 // imageKey says what the image will be, but for times.
-func (b *builder) imageKey(top *Record) (string, error) {
-	config, err := json.Marshal(b.plan.Config)
+func (b *builder) imageKey(o *output, p *product) (string, error) {
+	config, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", top.Key, string(config), b.plan.Platform.OS, b.plan.Platform.Architecture, b.plan.Platform.Variant, b.r.Args["SOURCE_DATE_EPOCH"]}
-	for _, h := range b.plan.History {
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], b.r.Provenance.Mode}
+	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}
-	return key(parts...), nil
+	notes, err := json.Marshal(o.annotated(levelManifest, &p.plan.Platform))
+	if err != nil {
+		return "", err
+	}
+	return key(append(parts, fmt.Sprint(o.compression, o.docker, o.inline), string(notes))...), nil
 }
 
 // newImage puts configuration and history together.
-func (b *builder) newImage(top *Record, layers []Layer) (images.NewImage, error) {
+func (b *builder) newImage(p *product, layers []Layer, created time.Time) (images.NewImage, error) {
 	epoch, err := dockerfile.Epoch(b.r.Args)
 	if err != nil {
 		return images.NewImage{}, err
 	}
-	created := time.Now().UTC()
 	if !epoch.IsZero() {
 		created = epoch
 	}
-	raw, err := json.Marshal(b.plan.Config)
+	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
 	}
-	n := images.NewImage{Runtime: raw, Parent: b.plan.Parent}
-	n.Config = ocispec.Image{Created: &created, Platform: b.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
+	n := images.NewImage{Runtime: raw, Parent: p.plan.Parent}
+	n.Config = ocispec.Image{Created: &created, Author: p.plan.Author, Platform: p.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
 	for _, l := range layers {
 		n.Layers = append(n.Layers, l.Descriptor)
 		n.Config.RootFS.DiffIDs = append(n.Config.RootFS.DiffIDs, l.DiffID)
 	}
+	n.Config.History, err = b.history(p, created, epoch)
+	return n, err
+}
+
+// history is that of the base and of this build. A step that the cache had keeps its time.
+func (b *builder) history(p *product, created, epoch time.Time) ([]ocispec.History, error) {
 	records := map[*dockerfile.Vertex]*Record{}
-	for v, rec := b.plan.Target, top; v.Parent != nil; v = v.Parent {
+	var err error
+	for v, rec := p.plan.Target, p.top; v.Parent != nil; v = v.Parent {
 		records[v] = rec
 		if rec, err = b.below(v, rec); err != nil {
-			return n, err
+			return nil, err
 		}
 	}
 	last := created
 	if epoch.IsZero() && len(records) > 0 {
 		last = time.Time{}
 	}
-	for _, e := range b.plan.History {
+	var out []ocispec.History
+	for _, e := range p.plan.History {
 		h := e.History
 		if h.Created == nil {
 			at := created
@@ -136,7 +351,26 @@ func (b *builder) newImage(top *Record, layers []Layer) (images.NewImage, error)
 			}
 			h.Created = &at
 		}
-		n.Config.History = append(n.Config.History, h)
+		out = append(out, h)
 	}
-	return n, nil
+	return out, nil
+}
+
+// exportFiles hands the filesystems themselves to the client.
+func (b *builder) exportFiles(ctx context.Context, o *output) (err error) {
+	tree, err := b.resultTree(ctx, o)
+	if err != nil {
+		return err
+	}
+	if o.Type == OutputLocal {
+		return o.Sink.Tree(ctx, tree)
+	}
+	w, err := o.Sink.Stream(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := writeTree(ctx, w, tree); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	return w.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -114,8 +115,9 @@ func (b *builder) runMounts(ctx context.Context, w *work) (out []spec.Mount, env
 				env = append(env, kv)
 			}
 		case dockerfile.MountSSH:
-			if m.Required {
-				err = fmt.Errorf("--mount=type=ssh: no agent can be forwarded: %w", errdefs.ErrNotImplemented)
+			var kv string
+			if sm, kv, err = b.sshMount(ctx, w, m); kv != "" && len(env) == 0 {
+				env = append(env, kv)
 			}
 		}
 		if err != nil {
@@ -182,13 +184,11 @@ func (b *builder) bindMount(ctx context.Context, w *work, m *dockerfile.Mount, f
 
 // scratchCopy mounts an active snapshot that nobody commits.
 func (b *builder) scratchCopy(ctx context.Context, w *work, parent string) (string, error) {
-	k := "build-" + identifiers.Short(identifiers.New())
-	w.undo.Add(b.s.hold(k))
-	mounts, err := b.s.sup.PrepareSnapshot(ctx, b.s.images.Snapshotter(), k, parent, rootLabels())
+	mounts, drop, err := b.s.scratch(ctx, parent)
 	if err != nil {
-		return "", fmt.Errorf("prepare snapshot: %w", err)
+		return "", err
 	}
-	w.undo.Add(func() { b.s.dropSnapshot(ctx, k) })
+	w.undo.Add(drop)
 	dir, undo, err := b.s.mountAt(ctx, mounts)
 	if err == nil {
 		w.undo.Add(undo)
@@ -203,11 +203,15 @@ func (b *builder) contextDir(ctx context.Context, w *work, m *dockerfile.Mount) 
 		return "", err
 	}
 	w.undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
-	at, n, err := files.Resolve(b.r.Context, m.Source)
+	tree, err := b.contextTree(ctx, m.Context)
+	if err != nil {
+		return "", err
+	}
+	at, n, err := files.Resolve(tree, m.Source)
 	if err != nil {
 		return "", fmt.Errorf("bind mount of the build context: %w: %w", err, errdefs.ErrNotFound)
 	}
-	items, err := files.Select(b.r.Context, files.Wish{Sources: []string{at}})
+	items, err := files.Select(tree, files.Wish{Sources: []string{at}})
 	if err != nil {
 		return "", err
 	}
@@ -215,7 +219,7 @@ func (b *builder) contextDir(ctx context.Context, w *work, m *dockerfile.Mount) 
 	if n.Mode.IsDir() {
 		dest += "/"
 	}
-	if err := files.Put(ctx, dir, b.r.Context, items, files.Placement{Dest: dest}); err != nil {
+	if err := files.Put(ctx, dir, tree, items, files.Placement{Dest: dest}); err != nil {
 		return "", err
 	}
 	return dir, os.Chmod(dir, 0o755) //nolint:gosec // the command may be anybody's
@@ -278,12 +282,6 @@ func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return os.WriteFile(dir+".id", []byte(m.ID), 0o600) // when it was last used
 	}
-	mode, uid, gid := uint64(0o755), uint64(0), uint64(0)
-	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
-		if wish.from != nil {
-			*wish.to = *wish.from
-		}
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -301,24 +299,49 @@ func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount
 			return err
 		}
 	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+	if err := ownedAs(dir, m, 0o755); err != nil {
 		return err
 	}
-	if err := syscall.Chmod(dir, uint32(mode)); err != nil { //nolint:gosec // a file mode
-		return &os.PathError{Op: "chmod", Path: dir, Err: err}
-	}
 	return os.WriteFile(dir+".id", []byte(m.ID), 0o600)
+}
+
+// ownedAs gives a file the owner and the mode of a mount; root and mode if it says none.
+func ownedAs(name string, m *dockerfile.Mount, mode uint64) error {
+	uid, gid := uint64(0), uint64(0)
+	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
+		if wish.from != nil {
+			*wish.to = *wish.from
+		}
+	}
+	if err := os.Chown(name, int(uid), int(gid)); err != nil {
+		return err
+	}
+	if err := syscall.Chmod(name, uint32(mode)); err != nil { //nolint:gosec // a file mode
+		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	}
+	return nil
+}
+
+// secret asks the client for a secret.
+func (b *builder) secret(ctx context.Context, id string) ([]byte, error) {
+	if b.r.Secrets == nil {
+		return nil, errdefs.ErrNotFound
+	}
+	return b.r.Secrets.Secret(ctx, id)
 }
 
 // secretMount shows a secret, from a tmpfs that is there for this command only, or as a
 // variable.
 func (b *builder) secretMount(ctx context.Context, w *work, m *dockerfile.Mount) (*spec.Mount, string, error) {
-	data, ok := b.r.Secrets[m.ID]
-	if !ok {
-		if m.Required {
-			return nil, "", fmt.Errorf("secret %s: not found: %w", m.ID, errdefs.ErrInvalidArgument)
-		}
+	data, err := b.secret(ctx, m.ID)
+	if errdefs.IsNotFound(err) && !m.Required {
 		return nil, "", nil
+	}
+	if errdefs.IsNotFound(err) {
+		return nil, "", fmt.Errorf("secret %s: not found: %w", m.ID, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("secret %s: %w", m.ID, err)
 	}
 	kv := ""
 	if m.Env != "" {
@@ -332,23 +355,47 @@ func (b *builder) secretMount(ctx context.Context, w *work, m *dockerfile.Mount)
 		return nil, "", err
 	}
 	w.undo.Add(undo)
-	mode, uid, gid := uint64(0o400), uint64(0), uint64(0)
-	for _, wish := range []struct{ from, to *uint64 }{{m.Mode, &mode}, {m.UID, &uid}, {m.GID, &gid}} {
-		if wish.from != nil {
-			*wish.to = *wish.from
-		}
-	}
 	file := filepath.Join(dir, "secret")
 	if err := os.WriteFile(file, data, 0o400); err != nil {
 		return nil, "", err
 	}
-	if err := os.Chown(file, int(uid), int(gid)); err != nil {
+	if err := ownedAs(file, m, 0o400); err != nil {
 		return nil, "", err
 	}
-	if err := syscall.Chmod(file, uint32(mode)); err != nil { //nolint:gosec // a file mode
-		return nil, "", &os.PathError{Op: "chmod", Path: file, Err: err}
-	}
 	return &spec.Mount{Type: "bind", Source: file, Destination: m.Target, ReadOnly: true}, kv, nil
+}
+
+// sshMount shows a socket that leads to one of the client's agents. The first of a RUN is
+// the one that SSH_AUTH_SOCK names.
+func (b *builder) sshMount(ctx context.Context, w *work, m *dockerfile.Mount) (*spec.Mount, string, error) {
+	err := fmt.Errorf("no ssh agent %q was given: %w", m.ID, errdefs.ErrNotFound)
+	if b.r.SSH != nil {
+		var conn net.Conn
+		if conn, err = b.r.SSH.Dial(ctx, m.ID); err == nil {
+			_ = conn.Close() // it was only asked whether there is one
+		}
+	}
+	if errdefs.IsNotFound(err) && !m.Required {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("--mount=type=ssh: %w", err)
+	}
+	dir, err := os.MkdirTemp(b.s.runDir(), "ssh")
+	if err != nil {
+		return nil, "", err
+	}
+	w.undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
+	socket := filepath.Join(dir, "agent")
+	stop, err := forwardAgent(ctx, socket, m.ID, b.r.SSH)
+	if err != nil {
+		return nil, "", err
+	}
+	w.undo.Add(stop)
+	if err := ownedAs(socket, m, 0o600); err != nil {
+		return nil, "", err
+	}
+	return &spec.Mount{Type: "bind", Source: socket, Destination: m.Target}, "SSH_AUTH_SOCK=" + m.Target, nil
 }
 
 // stubs are the mount points that a root filesystem lacks: whoever makes a container makes

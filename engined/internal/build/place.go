@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -33,27 +34,31 @@ func (b *builder) place(ctx context.Context, w *work, rootfs []mount.Mount) erro
 		if err != nil {
 			return err
 		}
-		p := files.Placement{Dest: c.Dest, Owner: owner, Mode: mode, Unpack: c.Unpack && (len(c.URLs) == 0 || c.Fetched)}
-		if len(c.Sources)+len(c.URLs) > 0 {
-			if len(w.items) == 0 && !strings.HasSuffix(c.Dest, "/") {
-				p.Dest += "/" // the content of an empty directory
-			}
-			if len(c.Files) == 0 && len(c.URLs) == 0 && len(w.items) > 1 {
-				if err := oneDestination(w.items, p.Dest); err != nil {
-					return err
-				}
-			}
-			if err := files.Put(ctx, root, w.tree, w.items, p); err != nil {
+		for i := range w.parts {
+			if err := putPart(ctx, root, c, &w.parts[i], files.Placement{Dest: c.Dest, Owner: owner, Mode: mode}); err != nil {
 				return err
 			}
 		}
 		if len(c.Files) == 0 {
 			return nil
 		}
-		p.Unpack = false
 		t, items := inline(c.Files)
-		return files.Put(ctx, root, t, items, p)
+		return files.Put(ctx, root, t, items, files.Placement{Dest: c.Dest, Owner: owner, Mode: mode})
 	})
+}
+
+func putPart(ctx context.Context, root string, c *dockerfile.Copy, w *part, p files.Placement) error {
+	_, fromNet := w.tree.(fetched)
+	p.Unpack = c.Unpack && (!fromNet || c.Fetched)
+	if len(w.items) == 0 && !strings.HasSuffix(c.Dest, "/") {
+		p.Dest += "/" // the content of an empty directory
+	}
+	if !fromNet && len(w.items) > 1 {
+		if err := oneDestination(w.items, p.Dest); err != nil {
+			return err
+		}
+	}
+	return files.Put(ctx, root, w.tree, w.items, p)
 }
 
 // oneDestination refuses several files for one name.
@@ -118,34 +123,33 @@ func (t fetched) Open(name string) (io.ReadCloser, error) {
 	return io.NopCloser(io.NewSectionReader(f, 0, 1<<62)), nil
 }
 
-// fetchAll downloads the URLs of an ADD, and selects what it takes from the context.
-func (b *builder) fetchAll(ctx context.Context, w *work) (digest.Digest, error) {
+// fetchAll downloads the URLs of an ADD.
+func (b *builder) fetchAll(ctx context.Context, w *work) (part, digest.Digest, error) {
 	c := w.v.Copy
-	if len(c.Sources) > 0 {
-		return "", fmt.Errorf("ADD of URLs and files together: %w", errdefs.ErrNotImplemented)
-	}
+	var items []files.Item
 	t := fetched{spools: map[string]*os.File{}}
 	for _, u := range c.URLs {
 		f, err := os.CreateTemp(b.s.tmpDir(), "url-")
 		if err != nil {
-			return "", err
+			return part{}, "", err
 		}
 		w.undo.Add(func() { _ = f.Close() }) // nobody needs it any more
 		if err := os.Remove(f.Name()); err != nil {
-			return "", err
+			return part{}, "", err
 		}
 		it, err := fetch(ctx, u, f)
 		if err != nil {
-			return "", fmt.Errorf("ADD failed: %w", err)
+			return part{}, "", fmt.Errorf("ADD failed: %w", err)
 		}
 		if got := digest.NewDigestFromBytes(digest.SHA256, it.Digest[:]); c.Checksum != "" && got != c.Checksum {
-			return "", fmt.Errorf("ADD failed: digest mismatch %s: %s: %w", got, c.Checksum, errdefs.ErrInvalidArgument)
+			return part{}, "", fmt.Errorf("ADD failed: digest mismatch %s: %s: %w", got, c.Checksum, errdefs.ErrInvalidArgument)
 		}
 		t.spools[it.Source] = f
-		w.items = append(w.items, it)
+		items = append(items, it)
+		b.fetchedFrom(u, "sha256", hex.EncodeToString(it.Digest[:]))
 	}
-	w.tree = t
-	return files.Digest(ctx, t, w.items)
+	d, err := files.Digest(ctx, t, items)
+	return part{t, items}, d, err
 }
 
 // fetch downloads one URL to f.

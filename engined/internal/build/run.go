@@ -36,8 +36,14 @@ import (
 // run runs the command of w in a container on the active snapshot.
 func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error {
 	r := w.v.Run
-	if r.Insecure && !b.r.MayBeInsecure {
+	if r.Insecure && !slices.Contains(b.r.Entitlements, EntitlementInsecure) {
 		return fmt.Errorf("RUN --security=insecure: security.insecure is not allowed: %w", errdefs.ErrPermissionDenied)
+	}
+	if r.Network == networks.NetworkHost && !slices.Contains(b.r.Entitlements, EntitlementHostNetwork) && b.r.Network != networks.NetworkHost {
+		return fmt.Errorf("RUN --network=host: network.host is not allowed: %w", errdefs.ErrPermissionDenied)
+	}
+	if err := b.s.canRun(r.Platform); err != nil {
+		return err
 	}
 	mounts, env, err := b.runMounts(ctx, w)
 	if err != nil {
@@ -62,23 +68,37 @@ func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error 
 	}
 	id := identifiers.New()
 	b.o.Started(w.v, id)
-	c := command{b: b, v: w.v, id: id, user: user, mounts: mounts, env: env, rootfs: rootfs}
+	c := command{b: b, v: w.v, id: id, user: user, mounts: mounts, env: env, rootfs: rootfs, args: r.Args}
+	c.streams = Streams{Stdout: outputWriter{&c, false}, Stderr: outputWriter{&c, true}}
 	if err := c.run(ctx); err != nil {
-		return err
+		return b.failed(ctx, w, &c, err)
 	}
 	return mount.WithTemp(ctx, rootfs, left.remove)
 }
 
-// command is the container of one RUN.
+// command is the container of one RUN, or of a shell in its place.
 type command struct {
-	b      *builder
-	v      *dockerfile.Vertex
-	id     string
-	user   spec.User
-	mounts []spec.Mount
-	env    []string // of secrets
-	rootfs []mount.Mount
+	b       *builder
+	v       *dockerfile.Vertex
+	id      string
+	user    spec.User
+	mounts  []spec.Mount
+	env     []string // of secrets
+	rootfs  []mount.Mount
+	args    []string
+	streams Streams
 }
+
+// Streams are those of a command.
+type Streams struct {
+	Stdin          io.Reader // nil for none
+	Stdout, Stderr io.Writer // with a terminal, all goes to Stdout
+	Terminal       bool
+	Resize         <-chan Size // nil for none
+}
+
+// Size is that of a terminal.
+type Size struct{ Width, Height int }
 
 // run runs the container and takes it away, however it ended. It returns a *CommandError
 // for another exit code than 0.
@@ -118,7 +138,7 @@ func (c *command) run(ctx context.Context) (err error) {
 		return err
 	}
 	if code != 0 {
-		return &CommandError{Command: strings.Join(c.v.Run.Args, " "), Code: code}
+		return &CommandError{Command: strings.Join(c.args, " "), Code: code}
 	}
 	return nil
 }
@@ -126,15 +146,21 @@ func (c *command) run(ctx context.Context) (err error) {
 // execute starts the command, passes its output on and returns its exit code.
 func (c *command) execute(ctx context.Context, socket string) (int, error) {
 	s := c.b.s
-	uri := shimio.URI{Socket: socket}
+	uri := shimio.URI{Socket: socket, Terminal: c.streams.Terminal}
+	if c.streams.Stdin != nil {
+		uri.Stdin = shimio.StdinOnce
+	}
 	stdout := uri.String()
 	if s.cfg.Runtime != shimRuntime {
 		stdout = uri.Binary(s.cfg.ShimPath)
+		if uri.Stdin != "" {
+			return 0, fmt.Errorf("input for a command under a foreign shim: %w", errdefs.ErrNotImplemented)
+		}
 	}
-	if _, err := s.sup.CreateTask(ctx, supervisor.TaskRequest{ContainerID: c.id, Rootfs: c.rootfs, Stdout: stdout, Options: s.cfg.Options}); err != nil {
+	if _, err := s.sup.CreateTask(ctx, supervisor.TaskRequest{ContainerID: c.id, Rootfs: c.rootfs, Stdout: stdout, Terminal: c.streams.Terminal, Options: s.cfg.Options}); err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
-	conn, err := containers.DialAttach(ctx, socket, shimio.Hello{Stdout: true, Stderr: true})
+	conn, err := containers.DialAttach(ctx, socket, shimio.Hello{Stdin: c.streams.Stdin != nil, Stdout: true, Stderr: true})
 	if err != nil {
 		return 0, fmt.Errorf("attach to command: %w", err)
 	}
@@ -142,6 +168,9 @@ func (c *command) execute(ctx context.Context, socket string) (int, error) {
 	defer output.Wait()
 	defer func() { _ = conn.Close() }() // ends the reader
 	output.Go(func() { c.copyOutput(ctx, conn) })
+	if c.streams.Stdin != nil {
+		go c.copyInput(conn)
+	}
 	type result struct {
 		exit supervisor.ExitStatus
 		err  error
@@ -156,16 +185,24 @@ func (c *command) execute(ctx context.Context, socket string) (int, error) {
 	if _, err := s.sup.StartTask(ctx, c.id, ""); err != nil {
 		return 0, fmt.Errorf("start task: %w", err)
 	}
-	select {
-	case r := <-exited:
-		if r.err != nil {
-			return 0, fmt.Errorf("wait for command: %w", r.err)
+	for {
+		select {
+		case r := <-exited:
+			if r.err != nil {
+				return 0, fmt.Errorf("wait for command: %w", r.err)
+			}
+			// The init process is gone, and with its PID namespace all others: the output ends.
+			output.Wait()
+			return r.exit.Code, nil
+		case size, ok := <-c.streams.Resize:
+			if !ok {
+				c.streams.Resize = nil
+			} else if err := s.sup.ResizeTask(ctx, c.id, "", size.Width, size.Height); err != nil {
+				ctxlog.From(ctx).Debug("terminal of a build was not resized", ctxlog.ContainerID, c.id, ctxlog.Error, err)
+			}
+		case <-ctx.Done():
+			return 0, ctx.Err()
 		}
-		// The init process is gone, and with its PID namespace all others: the output ends.
-		output.Wait()
-		return r.exit.Code, nil
-	case <-ctx.Done():
-		return 0, ctx.Err()
 	}
 }
 
@@ -173,13 +210,27 @@ func (c *command) execute(ctx context.Context, socket string) (int, error) {
 const shimRuntime = "io.containerd.strata.v2"
 
 func (c *command) copyOutput(ctx context.Context, conn net.Conn) {
-	out := outputWriter{c, false}
-	errs := outputWriter{c, true}
-	if _, err := stdcopy.Demux(out, errs, conn); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
+	var err error
+	if c.streams.Terminal {
+		_, err = io.Copy(c.streams.Stdout, conn)
+	} else {
+		_, err = stdcopy.Demux(c.streams.Stdout, c.streams.Stderr, conn)
+	}
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
 		ctxlog.From(ctx).Warn("output of a command broke off", ctxlog.ContainerID, c.id, ctxlog.Error, err)
 	}
 }
 
+// copyInput passes stdin on until it ends or the command does. Nobody waits for it: a Read
+// that has begun cannot be ended here.
+func (c *command) copyInput(conn net.Conn) {
+	_, _ = io.Copy(conn, c.streams.Stdin) // an end, however it came
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the command may be gone
+	}
+}
+
+// outputWriter tells the observer what a command writes.
 type outputWriter struct {
 	c      *command
 	stderr bool
@@ -249,7 +300,7 @@ func (c *command) request(net spec.Network) spec.Request {
 	}
 	return spec.Request{
 		ID: c.id, User: c.user, Mounts: c.mounts, Net: net, Cgroup: s.cfg.Cgroup, Ulimits: s.cfg.Ulimits, Host: host,
-		Config: &container.Config{Hostname: hostname, Env: env, Cmd: run.Args, WorkingDir: run.Dir, User: run.User},
+		Config: &container.Config{Hostname: hostname, Env: env, Cmd: c.args, Tty: c.streams.Terminal, OpenStdin: c.streams.Stdin != nil, WorkingDir: run.Dir, User: run.User},
 	}
 }
 

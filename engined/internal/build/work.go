@@ -15,6 +15,7 @@ import (
 
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
+	"strata/engined/internal/build/git"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
@@ -45,7 +46,7 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 		def = []any{"run", r.Args, r.Env, r.User, r.Dir, mounts, r.Files, r.Network, r.Insecure, b.r.Network, b.r.ExtraHosts}
 	case v.Copy != nil:
 		c := v.Copy
-		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.Files}
+		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.KeepGit, c.Files}
 	case v.Mkdir != nil:
 		def = []any{"mkdir", v.Mkdir}
 	}
@@ -92,36 +93,69 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 		}
 		parts = append(parts, k)
 	}
-	switch {
-	case v.Copy != nil && len(v.Copy.URLs) > 0:
-		if v.Copy.Checksum == "" {
-			return "", nil
-		}
-		parts = append(parts, v.Copy.URLs[0], v.Copy.Checksum.String())
-	case v.Copy != nil && v.Copy.From != nil:
-		parts = append(parts, fmt.Sprintf("%q", v.Copy.Sources))
-	case v.Copy != nil:
-		_, d, err := b.fromContext(ctx, v.Copy)
-		if err != nil {
+	if v.Copy != nil {
+		more, known, err := b.copyKey(ctx, v.Copy)
+		if err != nil || !known {
 			return "", err
 		}
-		parts = append(parts, d.String())
+		parts = append(parts, more...)
 	}
 	d, err := b.contextMounts(ctx, v)
 	return key(append(parts, d)...), err
 }
 
-// fromContext selects the files of a COPY or ADD from the build context.
-func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) ([]files.Item, digest.Digest, error) {
-	items, err := files.Select(b.r.Context, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
+// copyKey is what a COPY or an ADD adds to the plain key: what it names in another
+// filesystem, what is in the files that it takes from a context, the commits of
+// repositories. It is not known what is at a URL without a checksum.
+func (b *builder) copyKey(ctx context.Context, c *dockerfile.Copy) (parts []string, known bool, err error) {
+	if len(c.URLs) > 0 {
+		if c.Checksum == "" {
+			return nil, false, nil
+		}
+		parts = append(parts, c.URLs[0], c.Checksum.String())
+	}
+	for _, u := range c.Repos {
+		repo, err := git.Parse(u)
+		if err != nil {
+			return nil, false, err
+		}
+		sum, err := b.commit(ctx, repo)
+		if err != nil {
+			return nil, false, err
+		}
+		if !strings.HasPrefix(sum, c.Commit) {
+			return nil, false, fmt.Errorf("ADD failed: %s is at commit %s instead of %s: %w", repo, sum, c.Commit, errdefs.ErrInvalidArgument)
+		}
+		parts = append(parts, repo.URL, sum, repo.Subdir)
+	}
+	switch {
+	case c.From != nil:
+		parts = append(parts, fmt.Sprintf("%q", c.Sources))
+	case len(c.Sources) > 0:
+		_, d, err := b.fromContext(ctx, c)
+		if err != nil {
+			return nil, false, err
+		}
+		parts = append(parts, d.String())
+	}
+	return parts, true, nil
+}
+
+// fromContext selects the files of a COPY or ADD from a context.
+func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, digest.Digest, error) {
+	tree, err := b.contextTree(ctx, c.Context)
+	if err != nil {
+		return part{}, "", err
+	}
+	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return nil, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
-		return nil, "", err
+		return part{}, "", err
 	}
-	d, err := files.Digest(ctx, b.r.Context, items)
-	return items, d, err
+	d, err := files.Digest(ctx, tree, items)
+	return part{tree, items}, d, err
 }
 
 // contextMounts says what is in the parts of the build context that a RUN mounts.
@@ -134,11 +168,15 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 		if m.Type != dockerfile.MountBind || !m.FromContext {
 			continue
 		}
-		items, err := files.Select(b.r.Context, files.Wish{Sources: []string{m.Source}})
+		tree, err := b.contextTree(ctx, m.Context)
+		if err != nil {
+			return "", err
+		}
+		items, err := files.Select(tree, files.Wish{Sources: []string{m.Source}})
 		if err != nil {
 			return "", fmt.Errorf("bind mount: %w", err)
 		}
-		d, err := files.Digest(ctx, b.r.Context, items)
+		d, err := files.Digest(ctx, tree, items)
 		if err != nil {
 			return "", err
 		}
@@ -153,9 +191,14 @@ type work struct {
 	parent *Record
 	inputs []*Record
 	key    string // content key
-	items  []files.Item
-	tree   files.Tree
+	parts  []part // what a COPY or an ADD takes
 	undo   cleanup.Stack
+}
+
+// part is files of one tree.
+type part struct {
+	tree  files.Tree
+	items []files.Item
 }
 
 func (w *work) close() { w.undo.Clean() }
@@ -169,27 +212,13 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 	}()
 	parts := []string{"content", b.definition(v), parent.Key}
-	switch {
-	case v.Copy != nil && len(v.Copy.URLs) > 0:
-		d, err := b.fetchAll(ctx, w)
+	if v.Copy != nil {
+		sums, err := b.collect(ctx, w)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, d.String())
-	case v.Copy != nil && v.Copy.From != nil:
-		d, err := b.fromVertex(ctx, w)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, d.String())
-	case v.Copy != nil:
-		items, d, err := b.fromContext(ctx, v.Copy)
-		if err != nil {
-			return nil, err
-		}
-		w.items, w.tree = items, b.r.Context
-		parts = append(parts, d.String())
-	default:
+		parts = append(parts, sums...)
+	} else {
 		for _, in := range inputs {
 			parts = append(parts, in.Key)
 		}
@@ -199,36 +228,90 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		return nil, err
 	}
 	parts = append(parts, d)
-	if b.r.NoCache {
+	if b.again(v) {
 		parts = append(parts, identifiers.New())
 	}
 	w.key = key(parts...)
 	return w, nil
 }
 
+// collect finds all that a COPY or an ADD takes, and says what it is.
+func (b *builder) collect(ctx context.Context, w *work) (sums []string, err error) {
+	c := w.v.Copy
+	add := func(p part, d digest.Digest) {
+		w.parts, sums = append(w.parts, p), append(sums, d.String())
+	}
+	if len(c.Sources) > 0 {
+		var p part
+		var d digest.Digest
+		if c.From != nil {
+			p, d, err = b.fromVertex(ctx, w)
+		} else {
+			p, d, err = b.fromContext(ctx, c)
+		}
+		if err != nil {
+			return nil, err
+		}
+		add(p, d)
+	}
+	if len(c.URLs) > 0 {
+		p, d, err := b.fetchAll(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		add(p, d)
+	}
+	for _, u := range c.Repos {
+		p, d, err := b.fromRepo(ctx, c, u)
+		if err != nil {
+			return nil, err
+		}
+		add(p, d)
+	}
+	return sums, nil
+}
+
 // fromVertex selects the files of a COPY --from: its filesystem stays mounted until the
 // work is closed.
-func (b *builder) fromVertex(ctx context.Context, w *work) (digest.Digest, error) {
+func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest, error) {
 	root, unmount, err := b.s.mountView(ctx, w.inputs[0].Snapshot)
 	if err != nil {
-		return "", err
+		return part{}, "", err
 	}
 	w.undo.Add(unmount)
 	tree, err := files.OpenRoot(root)
 	if err != nil {
-		return "", err
+		return part{}, "", err
 	}
 	w.undo.Add(func() { _ = tree.Close() }) // only a descriptor
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
-		return "", err
+		return part{}, "", err
 	}
-	w.items, w.tree = items, tree
-	return files.Digest(ctx, tree, items)
+	d, err := files.Digest(ctx, tree, items)
+	return part{tree, items}, d, err
+}
+
+// fromRepo selects the files of an ADD of a git repository.
+func (b *builder) fromRepo(ctx context.Context, c *dockerfile.Copy, u string) (part, digest.Digest, error) {
+	repo, err := git.Parse(u)
+	if err != nil {
+		return part{}, "", err
+	}
+	tree, err := b.repoTree(ctx, repo, c.KeepGit)
+	if err != nil {
+		return part{}, "", fmt.Errorf("ADD failed: %w", err)
+	}
+	items, err := files.Select(tree, files.Wish{Sources: []string{"/"}, Exclude: c.Exclude})
+	if err != nil {
+		return part{}, "", err
+	}
+	d, err := files.Digest(ctx, tree, items)
+	return part{tree, items}, d, err
 }
 
 // rootLabels keep what a record needs from the supervisor's collector.
@@ -272,7 +355,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 		return nil, err
 	}
 	if changed {
-		if err := b.commit(ctx, w, rec, active, mounts); err != nil {
+		if err := b.commitResult(ctx, w, rec, active, mounts); err != nil {
 			return nil, err
 		}
 	}
@@ -309,11 +392,10 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 	return changed, err
 }
 
-// commit makes the active snapshot a result: with its layer, and under the name that an
-// image's snapshot has, if it is part of the target.
-func (b *builder) commit(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	snapshotter := b.s.images.Snapshotter()
-	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(w.key, "sha256:")[:12]
+// commitResult makes the active snapshot a result, with its layer if it is part of the
+// target.
+func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
+	chain := ""
 	if w.v.Exported {
 		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
 		if err != nil {
@@ -323,19 +405,28 @@ func (b *builder) commit(ctx context.Context, w *work, rec *Record, active strin
 			return nil
 		}
 		rec.Layer = &l
-		chain, err := b.chainOf(ctx, w, l)
-		if err != nil {
+		if chain, err = b.chainOf(ctx, w, l); err != nil {
 			return err
 		}
-		err = b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
-		if err == nil {
-			name = ""
-			rec.Snapshot = chain
-		} else if !errdefs.IsAlreadyExists(err) {
+	}
+	return b.settle(ctx, rec, active, chain)
+}
+
+// settle commits the active snapshot of a record: under the name that an image's snapshot
+// has (chain, "" for none), unless that is taken, or under one of its own.
+func (b *builder) settle(ctx context.Context, rec *Record, active, chain string) error {
+	snapshotter := b.s.images.Snapshotter()
+	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(rec.Key, "sha256:")[:12]
+	taken := chain == ""
+	if !taken {
+		err := b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
+		if err != nil && !errdefs.IsAlreadyExists(err) {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}
+		taken = err != nil
+		rec.Snapshot = chain
 	}
-	if name != "" {
+	if taken {
 		if err := b.s.sup.CommitSnapshot(ctx, snapshotter, name, active, rootLabels()); err != nil {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}

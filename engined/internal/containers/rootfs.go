@@ -39,8 +39,36 @@ func (s *Service) rootfsMounts(ctx context.Context, c *Container) ([]mount.Mount
 	if err != nil {
 		return nil, fmt.Errorf("rootfs of container %s: %w", c.ID, err)
 	}
+	if !c.State().HasStarted { // then the layer is the container's own, mounted or not
+		if err := markContainer(m); err != nil {
+			return nil, fmt.Errorf("rootfs of container %s: %w", c.ID, err)
+		}
+	}
 	c.setInfo(func(i *runtimeInfo) { i.mounts = m })
 	return m, nil
+}
+
+// MarkFile is an empty file by which programs tell that they run in a container.
+const MarkFile = "/.dockerenv"
+
+// markContainer adds the mark to a container's own layer, where it has one. What the image
+// has of that name stays.
+func markContainer(rootfs []mount.Mount) error {
+	if len(rootfs) != 1 {
+		return nil
+	}
+	upper, ok := rootfs[0].UpperDir()
+	if !ok {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(upper, MarkFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"strata/engined/internal/containers"
 	"strata/pkg/linux/archive"
 )
 
@@ -154,7 +155,7 @@ func (a archiveAPI) changes(w http.ResponseWriter, r *request) error {
 // is mounted. They are no change of the user's.
 var startMakes = []string{
 	"/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys",
-	"/sbin/docker-init",
+	"/sbin/docker-init", containers.MarkFile,
 }
 
 // withoutMountPoints leaves mount points out, and directories that changed only because one

@@ -15,20 +15,22 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/filters"
 	"strata/engined/internal/images"
-	"strata/pkg/api"
 	"strata/pkg/registry"
 )
 
-// buildAPI serves the classic builder's routes.
+// buildAPI serves the classic builder's routes, and opens the way to BuildKit's protocol.
 type buildAPI struct {
 	builder *build.Service
+	kit     *buildkit.Service
 }
 
 func (a buildAPI) routes() []route {
@@ -43,46 +45,73 @@ func (a buildAPI) routes() []route {
 		{http.MethodPost, "/build/prune", a.prune},
 		{http.MethodPost, "/build/cancel", a.cancel},
 		{http.MethodGet, "/build/usage", a.usage},
-		absent("POST /session", http.StatusNotImplemented, "BuildKit sessions: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
-		absent("POST /grpc", http.StatusNotImplemented, "BuildKit's protocol: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
+		{http.MethodPost, "/session", a.session},
+		{http.MethodPost, "/grpc", a.grpc},
 	}
 }
 
 // maxPadding bounds what may follow a context's archive, in bytes.
 const maxPadding = 64 << 20
 
-// maxSecrets bounds what comes in the header of secrets, decoded, in bytes.
-const maxSecrets = 512 << 10
-
 func (a buildAPI) build(w http.ResponseWriter, r *request) error {
+	if r.Query("version") == "2" {
+		return a.buildByKit(w, r)
+	}
 	req, err := buildRequest(r)
 	if err != nil {
 		return err
 	}
 	out := newProgressStream(w, r)
-	if req.Context, err = a.builder.Receive(r.Body); err != nil {
+	done, err := a.openContext(r, &req)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = req.Context.Close() }() // only a descriptor
-	// Behind the archive's end may be padding. Only when the body has ended does the server
-	// notice that a client hangs up.
-	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
-		return fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
+	defer done()
 	story := newBuildStory(out, r)
-	img, err := a.builder.Build(r.Context(), req, story)
+	result, err := a.builder.Build(r.Context(), req, story)
 	story.finish(err)
 	if err != nil {
 		return out.endBuild(err)
 	}
-	story.built(img.ID.String())
+	story.built(result.Image.ID.String())
 	for _, t := range req.Tags {
 		story.say("Successfully tagged " + images.Familiar(t) + "\n")
 	}
 	if r.Bool("q") {
-		out.write(progressMessage{Stream: img.ID.String() + "\n"})
+		out.write(progressMessage{Stream: result.Image.ID.String() + "\n"})
 	}
 	return out.end(nil)
+}
+
+// openContext gives a request its Dockerfile and its context: the body, or what the engine
+// fetches. done lets go of it.
+func (a buildAPI) openContext(r *request, req *build.Request) (done func(), err error) {
+	name := r.Query("dockerfile")
+	if ref := r.Query("remote"); ref != "" {
+		remote, err := a.builder.Remote(r.Context(), ref, req.Secrets, req.SSH)
+		if err != nil {
+			return nil, err
+		}
+		req.Context = remote
+		if req.Dockerfile, err = remote.Definition(name); err != nil {
+			return nil, errors.Join(err, remote.Close())
+		}
+		return func() { _ = remote.Close() }, nil // only files of the build
+	}
+	files, err := a.builder.Receive(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	// Behind the archive's end may be padding. Only when the body has ended does the server
+	// notice that a client hangs up.
+	if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxPadding)); err != nil {
+		return nil, errors.Join(fmt.Errorf("read build context: %w: %w", err, errdefs.ErrInvalidArgument), files.Close())
+	}
+	if req.Dockerfile, err = build.ReadDefinition(files, name); err != nil {
+		return nil, errors.Join(err, files.Close())
+	}
+	req.Context = build.Sent(files, name)
+	return func() { _ = files.Close() }, nil // only a descriptor
 }
 
 // endBuild is end for errors of builds: those of a command have its exit code, and those
@@ -106,13 +135,18 @@ func (p *progressStream) endBuild(err error) error {
 func buildRequest(r *request) (build.Request, error) {
 	q := r.URL.Query()
 	req := build.Request{
-		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), Platform: strings.ToLower(q.Get("platform")), NoCache: r.Bool("nocache"), Pull: r.Bool("pull"),
+		Target: q.Get("target"), NoCache: r.Bool("nocache"), Pull: r.Bool("pull"),
 		Network: q.Get("networkmode"), ExtraHosts: q["extrahosts"], Args: map[string]string{},
 	}
-	if remote := q.Get("remote"); remote != "" && remote != "client-session" {
-		return req, fmt.Errorf("build from remote %q: %w", remote, errdefs.ErrNotImplemented)
-	} else if remote != "" || q.Get("version") == "2" {
-		return req, fmt.Errorf("BuildKit's build by session; set DOCKER_BUILDKIT=0 or use \"engine build\": %w", errdefs.ErrNotImplemented)
+	for p := range strings.SplitSeq(q.Get("platform"), ",") {
+		if p == "" {
+			continue
+		}
+		parsed, err := platforms.Parse(strings.ToLower(p))
+		if err != nil {
+			return req, fmt.Errorf("platform %q: %w: %w", p, err, errdefs.ErrInvalidArgument)
+		}
+		req.Platforms = append(req.Platforms, parsed)
 	}
 	if r.Bool("squash") {
 		return req, fmt.Errorf("squash: %w", errdefs.ErrNotImplemented)
@@ -154,9 +188,7 @@ func buildRequest(r *request) (build.Request, error) {
 	if req.Auth, err = registryConfig(r.Header.Get("X-Registry-Config")); err != nil {
 		return req, err
 	}
-	req.Secrets, err = secrets(r.Header.Get(api.SecretsHeader))
-	r.Header.Del(api.SecretsHeader)
-	return req, err
+	return req, nil
 }
 
 func queryJSON(q url.Values, name string, v any) error {
@@ -193,7 +225,7 @@ func buildResources(q url.Values) (container.Resources, error) {
 }
 
 // registryConfig reads X-Registry-Config: credentials by registry.
-func registryConfig(header string) (func(string) images.Auth, error) {
+func registryConfig(header string) (func(context.Context, string) (images.Auth, error), error) {
 	if header == "" {
 		return nil, nil
 	}
@@ -209,15 +241,15 @@ func registryConfig(header string) (func(string) images.Auth, error) {
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return nil, fmt.Errorf("X-Registry-Config: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return func(host string) images.Auth {
+	return func(_ context.Context, host string) (images.Auth, error) {
 		for name, c := range all {
 			name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
 			name, _, _ = strings.Cut(name, "/")
 			if name == host || host == "docker.io" && name == "index.docker.io" || registry.ServerName(name) == registry.ServerName(host) {
-				return images.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}
+				return images.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}, nil
 			}
 		}
-		return images.Auth{}
+		return images.Auth{}, nil
 	}, nil
 }
 
@@ -228,32 +260,8 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(s)
 }
 
-// secrets reads our own header: JSON of id to bytes, base64.
-func secrets(header string) (map[string][]byte, error) {
-	if header == "" {
-		return nil, nil
-	}
-	raw, err := decodeBase64(header)
-	if err == nil && len(raw) > 2*maxSecrets {
-		err = fmt.Errorf("more than %d bytes", maxSecrets)
-	}
-	out := map[string][]byte{}
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: cannot be read: %w", api.SecretsHeader, errdefs.ErrInvalidArgument) // its content is not for messages
-	}
-	return out, nil
-}
-
-// cancel is for the session protocol; a classic build is cancelled by hanging up.
-func (a buildAPI) cancel(http.ResponseWriter, *request) error {
-	return fmt.Errorf("cancel of a build by id: %w", errdefs.ErrNotImplemented)
-}
-
 func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
-	list, err := buildCache(r.Context(), a.builder)
+	list, err := buildCache(r.Context(), a.kit)
 	if err != nil {
 		return err
 	}
@@ -261,11 +269,11 @@ func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
 }
 
 // buildCache is the cache in the API's words.
-func buildCache(ctx context.Context, s *build.Service) ([]apibuild.CacheRecord, error) {
+func buildCache(ctx context.Context, s *buildkit.Service) ([]apibuild.CacheRecord, error) {
 	if s == nil {
 		return []apibuild.CacheRecord{}, nil
 	}
-	list, err := s.DiskUsage(ctx)
+	list, err := s.Usage(ctx)
 	out := make([]apibuild.CacheRecord, 0, len(list))
 	for _, u := range list {
 		used := u.LastUsedAt
@@ -302,9 +310,13 @@ func (a buildAPI) prune(w http.ResponseWriter, r *request) error {
 		}
 		p.Until = time.Now().Add(-d)
 	}
-	done, err := a.builder.Prune(r.Context(), p)
+	gone, err := a.kit.Prune(r.Context(), p)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, pruneBuildResponse{done.IDs, done.Reclaimed})
+	out := pruneBuildResponse{CachesDeleted: []string{}}
+	for _, u := range gone {
+		out.CachesDeleted, out.SpaceReclaimed = append(out.CachesDeleted, u.ID), out.SpaceReclaimed+u.Size
+	}
+	return writeJSON(w, http.StatusOK, out)
 }

@@ -1,8 +1,10 @@
 package images
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,6 +24,7 @@ import (
 	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
+	"strata/pkg/registry"
 )
 
 // Save writes images to w as an OCI layout and a docker-archive in one tar. A name without
@@ -262,7 +265,7 @@ func (s *Service) writeLayer(ctx context.Context, src io.Reader) (ocispec.Descri
 	sent := make(chan error, 1) // one result
 	go func() {
 		zw, _ := gzip.NewWriterLevel(pw, gzip.BestSpeed) // the level is valid
-		_, err := io.Copy(io.MultiWriter(zw, diffID.Hash()), plain)
+		err := copyTar(io.MultiWriter(zw, diffID.Hash()), plain)
 		if err == nil {
 			err = zw.Close()
 		}
@@ -282,6 +285,20 @@ func (s *Service) writeLayer(ctx context.Context, src io.Reader) (ocispec.Descri
 	return desc, diffID.Digest(), err
 }
 
+// copyTar copies a tar, byte by byte, and fails if it is none.
+func copyTar(dst io.Writer, src io.Reader) error {
+	all := io.TeeReader(src, dst)
+	for tr := tar.NewReader(all); ; {
+		if _, err := tr.Next(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	_, err := io.Copy(io.Discard, all) // what follows the end mark belongs to the digest
+	return err
+}
+
 // NewImage is an image to be put together from layers that are in the content store.
 type NewImage struct {
 	Config  ocispec.Image   // without Config.Config
@@ -289,39 +306,21 @@ type NewImage struct {
 	Layers  []ocispec.Descriptor
 	Name    string        // full reference; "" for none
 	Parent  digest.Digest // id of the image that it was made from; may be ""
+
+	Annotations map[string]string          // of the manifest
+	Docker      bool                       // Docker's media types rather than OCI's
+	Extra       map[string]json.RawMessage // further fields of the configuration
 }
 
 // Assemble writes configuration and manifest, gives the image its name (or a dangling one),
 // and returns it. The caller holds a lease on the layers.
 func (s *Service) Assemble(ctx context.Context, n NewImage) (Image, error) {
-	raw, err := encodeConfig(n)
+	target, _, err := s.Write(ctx, n)
 	if err != nil {
 		return Image{}, err
 	}
-	labels := map[string]string{}
-	if n.Parent != "" {
-		labels[labelParent] = n.Parent.String()
-	}
-	config, err := s.sup.WriteContent(ctx, "config-"+digest.FromBytes(raw).String(), strings.NewReader(string(raw)), digest.FromBytes(raw), labels)
-	if err != nil {
-		return Image{}, err
-	}
-	config.MediaType = ocispec.MediaTypeImageConfig
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: n.Layers}
-	if m.Layers == nil {
-		m.Layers = []ocispec.Descriptor{}
-	}
-	doc, err := json.Marshal(m)
-	if err != nil {
-		return Image{}, err
-	}
-	target, err := s.sup.WriteContent(ctx, "manifest-"+digest.FromBytes(doc).String(), strings.NewReader(string(doc)), digest.FromBytes(doc), manifest.GCLabels(append([]ocispec.Descriptor{config}, n.Layers...)))
-	if err != nil {
-		return Image{}, err
-	}
-	target.MediaType = m.MediaType
 	if n.Name == "" {
-		err = s.nameless(ctx, target)
+		err = s.Keep(ctx, target)
 	} else {
 		err = s.SetName(ctx, n.Name, target)
 	}
@@ -336,9 +335,72 @@ func (s *Service) Assemble(ctx context.Context, n NewImage) (Image, error) {
 	return img, err
 }
 
-// nameless keeps an image that nobody named.
-func (s *Service) nameless(ctx context.Context, target ocispec.Descriptor) error {
+// Write writes configuration and manifest of an image, and returns the descriptors of the
+// manifest and of the configuration. Nobody but the caller's lease holds them.
+func (s *Service) Write(ctx context.Context, n NewImage) (target, config ocispec.Descriptor, err error) {
+	raw, err := encodeConfig(n)
+	if err != nil {
+		return target, config, err
+	}
+	labels := map[string]string{}
+	if n.Parent != "" {
+		labels[labelParent] = n.Parent.String()
+	}
+	config, err = s.sup.WriteContent(ctx, "config-"+digest.FromBytes(raw).String(), strings.NewReader(string(raw)), digest.FromBytes(raw), labels)
+	if err != nil {
+		return target, config, err
+	}
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: n.Layers, Annotations: n.Annotations,
+	}
+	config.MediaType = ocispec.MediaTypeImageConfig
+	if n.Docker {
+		m.MediaType, config.MediaType, m.Annotations = manifest.DockerManifest, manifest.DockerConfig, nil
+	}
+	m.Config = config
+	if m.Layers == nil {
+		m.Layers = []ocispec.Descriptor{}
+	}
+	doc, err := json.Marshal(m)
+	if err != nil {
+		return target, config, err
+	}
+	target, err = s.WriteDocument(ctx, m.MediaType, doc, append([]ocispec.Descriptor{config}, n.Layers...))
+	return target, config, err
+}
+
+// WriteDocument writes a manifest or an index that holds its children.
+func (s *Service) WriteDocument(ctx context.Context, mediaType string, doc []byte, children []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	d := digest.FromBytes(doc)
+	target, err := s.sup.WriteContent(ctx, "manifest-"+d.String(), strings.NewReader(string(doc)), d, manifest.GCLabels(children))
+	target.MediaType = mediaType
+	return target, err
+}
+
+// Keep keeps an image that nobody named.
+func (s *Service) Keep(ctx context.Context, target ocispec.Descriptor) error {
 	return s.keepDangling(ctx, supervisor.Image{Target: target})
+}
+
+// Named tells that an image got a name.
+func (s *Service) Named(id digest.Digest, name string) { s.publish("tag", id.String(), familiar(name)) }
+
+// Open reads the image of a platform (nil: the host's) that target is or holds.
+func (s *Service) Open(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (Image, error) {
+	return s.open(ctx, target, platform)
+}
+
+// Repository opens a repository with the engine's configuration of its registry.
+func (s *Service) Repository(ref string, auth Auth) (*registry.Repository, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
+	}
+	opts, err := s.options(reference.Domain(named), auth)
+	if err != nil {
+		return nil, err
+	}
+	return s.registry.Repository(ref, opts)
 }
 
 // encodeConfig joins the parts of a configuration.
@@ -356,6 +418,9 @@ func encodeConfig(n NewImage) ([]byte, error) {
 	}
 	if len(n.Runtime) > 0 {
 		parts["config"] = n.Runtime
+	}
+	for k, v := range n.Extra {
+		parts[k] = v
 	}
 	return json.Marshal(parts)
 }

@@ -100,6 +100,83 @@ func (c *Client) ReadContent(ctx context.Context, d digest.Digest, limit int64) 
 	return out, nil
 }
 
+// Blob reads a blob at any offset. It has nothing to close.
+type Blob struct {
+	c    *Client
+	ctx  context.Context //nolint:containedctx // of the call that opened it
+	desc ocispec.Descriptor
+	at   int64 // of Read
+}
+
+// OpenContent returns a reader of blob desc for as long as ctx lives. The digest is not
+// checked.
+func (c *Client) OpenContent(ctx context.Context, desc ocispec.Descriptor) *Blob {
+	return &Blob{c: c, ctx: ctx, desc: desc}
+}
+
+// ReadAt implements io.ReaderAt.
+func (b *Blob) ReadAt(p []byte, off int64) (int, error) {
+	if off >= b.desc.Size {
+		return 0, io.EOF
+	}
+	want := min(int64(len(p)), b.desc.Size-off)
+	n := 0
+	err := b.c.copyContent(b.ctx, b.desc.Digest, off, want, func(data []byte) error {
+		n += copy(p[n:], data)
+		return nil
+	})
+	if err == nil && n < len(p) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Read implements io.Reader. WriteTo is faster.
+func (b *Blob) Read(p []byte) (int, error) {
+	n, err := b.ReadAt(p, b.at)
+	b.at += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo: the whole blob in one stream.
+func (b *Blob) WriteTo(w io.Writer) (int64, error) {
+	var n int64
+	err := b.c.copyContent(b.ctx, b.desc.Digest, 0, 0, func(data []byte) error {
+		m, err := w.Write(data)
+		n += int64(m)
+		return err
+	})
+	if err == nil && n != b.desc.Size {
+		err = fmt.Errorf("content %s has %d bytes instead of %d: %w", b.desc.Digest, n, b.desc.Size, errdefs.ErrDataLoss)
+	}
+	return n, err
+}
+
+// copyContent hands size bytes (0: all) of a blob to fn.
+func (c *Client) copyContent(ctx context.Context, d digest.Digest, offset, size int64, fn func([]byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream
+	stream, err := c.content().Read(c.scope(ctx), &contentapi.ReadContentRequest{Digest: d.String(), Offset: offset, Size: size})
+	if err != nil {
+		return fmt.Errorf("read content %s: %w", d, err)
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read content %s: %w", d, err)
+		}
+		if err := fn(resp.GetData()); err != nil {
+			return err
+		}
+	}
+}
+
 // WriteContent stores what r gives as a blob with labels and returns its descriptor
 // without a media type. With expected ("" for any), other bytes are an error of class
 // ErrFailedPrecondition. A blob that is there keeps its labels and gets these. ref names

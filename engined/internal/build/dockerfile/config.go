@@ -1,7 +1,6 @@
 package dockerfile
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,6 +43,7 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 	case *instructions.ArgCommand:
 		return c.arg(st, cmd)
 	case *instructions.MaintainerCommand:
+		st.author = cmd.Maintainer
 		st.note("MAINTAINER "+cmd.Maintainer, nil)
 	case *instructions.UserCommand:
 		cfg.User = cmd.User
@@ -69,13 +69,10 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 		cfg.Shell = cmd.Shell
 		st.note(fmt.Sprintf("SHELL %v", cmd.Shell), nil)
 	case *instructions.OnbuildCommand:
-		cfg.OnBuild = append(cfg.OnBuild, cmd.Expression)
-		st.note("ONBUILD "+cmd.Expression, nil)
+		cfg.OnBuild = append(cfg.OnBuild, cmd.Expression) // no line of history, as BuildKit has it
 	case *instructions.HealthCheckCommand:
 		cfg.Healthcheck = cmd.Health
-		if raw, err := json.Marshal(cmd.Health); err == nil {
-			st.note("HEALTHCHECK "+string(raw), nil)
-		}
+		st.note(fmt.Sprintf("HEALTHCHECK %+v", *cfg.Healthcheck), nil)
 	case *instructions.ExposeCommand:
 		return c.expose(st, cmd)
 	default:
@@ -104,7 +101,7 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 		argv = st.withShell(argv)
 	}
 	if name == "CMD" {
-		st.config.Cmd, st.config.ArgsEscaped = argv, false //nolint:staticcheck // the field is in old images
+		st.config.Cmd, st.config.ArgsEscaped = argv, true //nolint:staticcheck // BuildKit sets it
 	} else {
 		st.config.Entrypoint = argv
 		if !slices.ContainsFunc(st.stage.Commands, func(o instructions.Command) bool { _, ok := o.(*instructions.CmdCommand); return ok }) {
@@ -116,11 +113,15 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 }
 
 func (st *state) withShell(argv []string) []string {
-	shell := st.config.Shell
-	if len(shell) == 0 {
-		shell = []string{"/bin/sh", "-c"}
+	return append(slices.Clone(st.shell()), strings.Join(argv, " "))
+}
+
+// shell is what the shell form of an instruction is given to.
+func (st *state) shell() []string {
+	if len(st.config.Shell) == 0 {
+		return []string{"/bin/sh", "-c"}
 	}
-	return append(slices.Clone(shell), strings.Join(argv, " "))
+	return st.config.Shell
 }
 
 // noEnv are arguments that commands do not see as variables.
@@ -145,6 +146,9 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 				a.Value = &v
 			}
 		}
+		if !slices.Contains(st.declared, a.Key) {
+			st.declared = append(st.declared, a.Key)
+		}
 		text := a.Key
 		if a.Value != nil {
 			text += "=" + *a.Value
@@ -161,25 +165,10 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 	return nil
 }
 
-// secretWords are parts of names whose values do not belong into an image.
-var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"}
-
-func (c *compiler) checkSecret(instruction, key string, cmd instructions.Command) {
-	parts := strings.FieldsFunc(strings.ToLower(key), func(r rune) bool { return r == '_' || r == '-' })
-	if slices.Contains(parts, "public") {
-		return
-	}
-	for _, p := range parts {
-		if slices.Contains(secretWords, p) {
-			c.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, cmd.Location(), linter.RuleSecretsUsedInArgOrEnv.Format(instruction, key))
-			return
-		}
-	}
-}
-
 func (c *compiler) expose(st *state, cmd *instructions.ExposeCommand) error {
 	var shown []string
 	for _, p := range cmd.Ports {
+		c.checkPort(p, cmd)
 		words, err := c.lex().ProcessWords(p, st.env)
 		if err != nil {
 			return err

@@ -12,7 +12,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -248,4 +249,100 @@ func FuzzCompile(f *testing.F) {
 			t.Error("a plan without a target")
 		}
 	})
+}
+
+func TestModesAreThoseOfChmod(t *testing.T) {
+	for _, row := range []struct {
+		wish       string
+		file, want int64
+		dir        bool
+	}{
+		{"755", 0o600, 0o755, false},
+		{"4711", 0o600, 0o4711, false},
+		{"u=rwX,go=rX", 0o600, 0o644, false},
+		{"u=rwX,go=rX", 0o600, 0o755, true},
+		{"u=rwX,go=rX", 0o711, 0o755, false},
+		{"+x", 0o644, 0o755, false},
+		{"a-w,u+w", 0o666, 0o644, false},
+		{"g=u", 0o640, 0o660, false},
+		{"u+s,+t", 0o755, 0o5755, false},
+		{"go=", 0o777, 0o700, false},
+		{"u+x-r", 0o600, 0o300, false},
+	} {
+		m, err := ParseMode(row.wish)
+		if err != nil {
+			t.Errorf("%s: %v", row.wish, err)
+			continue
+		}
+		if got := m(row.file, row.dir); got != row.want {
+			t.Errorf("chmod %s of %o = %o, want %o", row.wish, row.file, got, row.want)
+		}
+	}
+	for _, bad := range []string{"8", "10000", "x", "u=z", "=rw,", "u"} {
+		if _, err := ParseMode(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestLinterSaysWhatBuildKitsDoes(t *testing.T) {
+	rules := func(text string, o Options) (out []string, err error) {
+		o.Base = func(_ context.Context, ref string, p ocispec.Platform) (*Base, error) {
+			return &Base{Name: ref, ID: digest.FromString(ref), Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}, nil
+		}
+		o.Platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
+		o.Host = o.Platform
+		p, err := Compile(t.Context(), []byte(text), o)
+		if p != nil {
+			for _, w := range p.Warnings {
+				out = append(out, w.Rule)
+			}
+		}
+		slices.Sort(out)
+		return slices.Compact(out), err
+	}
+	for _, row := range []struct {
+		text string
+		want string
+	}{
+		{"FROM a\nrun true\nRUN true\n", "ConsistentInstructionCasing"},
+		{"FROM --platform=$TARGETPLATFORM a\n", "RedundantTargetPlatform"},
+		{"FROM --platform=linux/amd64 a\n", "FromPlatformFlagConstDisallowed"},
+		{"FROM --platform=linux/amd64 a AS build-amd64\n", ""},
+		{"ARG V\nFROM a:$V\n", "InvalidDefaultArgInFrom"},
+		{"FROM a\nCOPY secret.txt /\n", "CopyIgnoredFile"},
+		{"FROM a\nEXPOSE 80/TCP\n", "ExposeProtoCasing"},
+		{"FROM a\nEXPOSE 127.0.0.1:80:80\n", "ExposeInvalidFormat"},
+		{"FROM a\nCMD echo hi\n", "JSONArgsRecommended"},
+		{"FROM a\nENV API_KEY=x\n", "SecretsUsedInArgOrEnv"},
+		{"FROM a\nMAINTAINER x\n", "MaintainerDeprecated"},
+		{"FROM a AS Build\n", "StageNameCasing"},
+		{"FROM a AS x\nFROM a AS x\n", "DuplicateStageName"},
+		{"FROM a AS scratch\n", "ReservedStageName"},
+		{"FROM a\nENV a b\n", "LegacyKeyValueFormat"},
+		{"FROM a\nWORKDIR x\n", "WorkdirRelativePath"},
+		{"FROM a\nCOPY $nope /\n", "UndefinedVar"},
+		{"FROM a\nCMD [\"a\"]\nCMD [\"b\"]\n", "MultipleInstructionsDisallowed"},
+		{"# check=skip=JSONArgsRecommended\nFROM a\nCMD echo hi\n", ""},
+		{"# check=skip=all\nFROM a AS Build\nCMD echo hi\n", ""},
+	} {
+		o := Options{Ignore: []string{"secret.txt"}}
+		if strings.Contains(row.text, "$V") {
+			o.Args = map[string]string{"V": "1"}
+		}
+		got, err := rules(row.text, o)
+		if err != nil || strings.Join(got, ",") != row.want {
+			t.Errorf("%q: rules %q, want %q; %v", row.text, got, row.want, err)
+		}
+	}
+	if _, err := rules("# check=error=true\nFROM a\nCMD echo hi\n", Options{}); err == nil || !strings.Contains(err.Error(), "JSONArgsRecommended") {
+		t.Errorf("check=error=true: %v", err)
+	}
+}
+
+func TestTargetsAreListed(t *testing.T) {
+	got, err := Targets([]byte("# build makes it\nFROM a AS build\nFROM b\n"))
+	if err != nil || len(got) != 2 || got[0].Name != "build" || got[0].Description != "makes it" || !got[1].Default {
+		t.Errorf("targets %+v, %v", got, err)
+	}
 }

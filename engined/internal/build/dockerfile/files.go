@@ -19,7 +19,7 @@ import (
 var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"}
 
 func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunCommand) error {
-	r := &Run{User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
+	r := &Run{Platform: st.platform, User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
 	if len(instructions.GetDevices(cmd)) > 0 {
 		return fmt.Errorf("RUN --device: %w", errdefs.ErrNotImplemented)
 	}
@@ -30,6 +30,7 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 		}
 		r.heredoc(cmd.Files)
 	}
+	r.Shell = st.shell()
 	if cmd.PrependShell && len(r.Files) == 0 {
 		r.Args = st.withShell(r.Args)
 	}
@@ -59,16 +60,22 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 		r.Mounts = append(r.Mounts, mount)
 	}
 	v := c.step(st, cmd, &Vertex{Run: r})
-	st.note("RUN "+strings.Join(append(argumentsOf(st.args), r.Args...), " "), v)
+	st.note("RUN "+strings.Join(append(st.arguments(), r.Args...), " "), v)
 	return nil
 }
 
-// argumentsOf says the arguments of a RUN in the history: "|1 KEY=value".
-func argumentsOf(args *environment) []string {
-	if len(args.list) == 0 {
+// arguments says the declared arguments of a RUN in the history: "|1 KEY=value". An ENV of
+// the same name has the last word.
+func (st *state) arguments() []string {
+	if len(st.declared) == 0 {
 		return nil
 	}
-	return append([]string{"|" + strconv.Itoa(len(args.list))}, args.list...)
+	out := []string{"|" + strconv.Itoa(len(st.declared))}
+	for _, name := range st.declared {
+		v, _ := st.env.Get(name) // empty if nothing gives it a value
+		out = append(out, name+"="+v)
+	}
+	return out
 }
 
 // heredoc puts here-documents where the command finds them: one alone is the script, any
@@ -100,11 +107,11 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 		Size: m.SizeLimit, Required: m.Required, Mode: m.Mode, UID: m.UID, GID: m.GID,
 	}
 	if m.From != "" && m.From != "scratch" {
-		from, err := c.source(ctx, st, m.From)
+		from, name, err := c.source(ctx, st, m.From)
 		if err != nil {
 			return out, err
 		}
-		out.From, out.FromContext = from, from == nil
+		out.From, out.FromContext, out.Context = from, from == nil, name
 	} else if out.Type == MountBind && m.From == "" {
 		out.FromContext = true
 	}
@@ -168,12 +175,15 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 		}
 	}
 	cp.Sources = cmd.SourcePaths
+	if cmd.From == "" {
+		c.checkIgnored(cmd, cp.Sources)
+	}
 	if cmd.From != "" {
-		from, err := c.source(ctx, st, cmd.From)
+		from, name, err := c.source(ctx, st, cmd.From)
 		if err != nil {
 			return err
 		}
-		cp.From = from
+		cp.From, cp.Context = from, name
 	}
 	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
 }
@@ -186,24 +196,46 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 	for _, s := range cmd.SourcePaths {
 		switch {
 		case isGit(s):
-			return fmt.Errorf("ADD of git repository %s: %w", s, errdefs.ErrNotImplemented)
+			cp.Repos = append(cp.Repos, s)
 		case isURL(s):
 			cp.URLs = append(cp.URLs, s)
 		default:
 			cp.Sources = append(cp.Sources, s)
 		}
 	}
+	c.checkIgnored(cmd, cp.Sources)
+	cp.KeepGit = cmd.KeepGitDir != nil && *cmd.KeepGitDir
 	if cmd.Checksum != "" {
-		if len(cp.URLs) != 1 || len(cp.Sources) > 0 {
-			return errors.New("checksum requires one HTTP(S) source")
+		if err := cp.check(cmd.Checksum); err != nil {
+			return err
 		}
-		d, err := digest.Parse(cmd.Checksum)
-		if err != nil {
-			return fmt.Errorf("checksum %q: %w", cmd.Checksum, err)
-		}
-		cp.Checksum = d
 	}
 	return c.transfer(st, cmd, cp, cmd.SourcesAndDest)
+}
+
+// check takes --checksum: the digest of one URL, or the commit of one repository.
+func (cp *Copy) check(sum string) error {
+	if len(cp.Repos) == 1 && len(cp.Sources)+len(cp.URLs) == 0 {
+		if !isCommit(sum) {
+			return fmt.Errorf("checksum %q is no commit", sum)
+		}
+		cp.Commit = sum
+		return nil
+	}
+	if len(cp.URLs) != 1 || len(cp.Sources)+len(cp.Repos) > 0 {
+		return errors.New("checksum requires one HTTP(S) or git source")
+	}
+	d, err := digest.Parse(sum)
+	if err != nil {
+		return fmt.Errorf("checksum %q: %w", sum, err)
+	}
+	cp.Checksum = d
+	return nil
+}
+
+// isCommit reports whether s is, or begins, the name of a commit.
+func isCommit(s string) bool {
+	return len(s) >= 7 && len(s) <= 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // transfer makes the vertex of a COPY or an ADD.
@@ -214,7 +246,7 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	for _, f := range sd.SourceContents {
 		cp.Files = append(cp.Files, File{Name: f.Path, Data: f.Data})
 	}
-	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
+	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Repos) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
 		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", strings.ToUpper(cmd.Name()))
 	}
 	line := strings.ToUpper(cmd.Name())
@@ -238,25 +270,12 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	return nil
 }
 
-// ParseMode reads --chmod: octal digits. nil is no wish.
-func ParseMode(s string) (*uint32, error) {
-	if s == "" {
-		return nil, nil
-	}
-	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
-		if strings.ContainsAny(s, "+-=") {
-			return nil, fmt.Errorf("symbolic --chmod=%s: %w", s, errdefs.ErrNotImplemented)
-		}
-		return nil, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
-	}
-	mode := uint32(n)
-	return &mode, nil
-}
-
 func isURL(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")
 }
+
+// IsGit reports whether a source is a git repository.
+func IsGit(s string) bool { return isGit(s) }
 
 func isGit(s string) bool {
 	if strings.HasPrefix(s, "git@") || strings.HasPrefix(s, "git://") || strings.HasPrefix(s, "ssh://") {

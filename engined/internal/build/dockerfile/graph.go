@@ -1,21 +1,26 @@
 package dockerfile
 
 import (
+	"maps"
+	"slices"
 	"time"
 
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Base is what is known of an image to build upon.
 type Base struct {
-	Name     string // as the Dockerfile says it
-	ID       digest.Digest
+	Name     string        // as the Dockerfile says it
+	ID       digest.Digest // of the configuration
+	Digest   digest.Digest // of the manifest or index that the name means; "" if unknown
+	Manifest ocispec.Descriptor
 	ChainID  digest.Digest // "" for no layers
 	Layers   []ocispec.Descriptor
 	DiffIDs  []digest.Digest
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []ocispec.History
 }
@@ -55,7 +60,9 @@ func (v *Vertex) Inputs() []*Vertex {
 
 // Run is a command to be run.
 type Run struct {
+	Platform ocispec.Platform // of the programs
 	Args     []string
+	Shell    []string // of the stage
 	Env      []string
 	User     string // "" for root
 	Dir      string
@@ -91,8 +98,9 @@ const (
 // Mount is a RUN --mount.
 type Mount struct {
 	Type        MountType
-	From        *Vertex // bind, cache: nil is the build context for bind, and nothing for cache
+	From        *Vertex // bind, cache: nil is a context for bind, and nothing for cache
 	FromContext bool
+	Context     string // name of that context; "" for the main one
 	Source      string
 	Target      string // absolute
 	ReadOnly    bool
@@ -107,9 +115,13 @@ type Mount struct {
 
 // Copy is a COPY or an ADD.
 type Copy struct {
-	From     *Vertex // nil for the build context
+	From     *Vertex // nil for a context
+	Context  string  // its name; "" for the main one
 	Sources  []string
 	URLs     []string
+	Repos    []string // of git, with #REF:DIRECTORY
+	KeepGit  bool     // .git of Repos, too
+	Commit   string   // what the one repository must be at; "" for any
 	Files    []File
 	Dest     string // absolute; ends with "/" if it must be a directory
 	Chown    string
@@ -145,6 +157,7 @@ type Step struct {
 type Plan struct {
 	Target   *Vertex
 	Platform ocispec.Platform
+	Author   string
 	Config   v1.DockerOCIImageConfig
 	History  []Entry
 	Steps    []Step // in the order of the Dockerfile
@@ -153,13 +166,42 @@ type Plan struct {
 	Warnings []Warning
 }
 
+// Target is a stage that can be asked for.
+type Target struct {
+	Name        string
+	Description string // the comment above its FROM
+	Base        string
+	Platform    string
+	Default     bool
+	Lines       [2]int
+}
+
 // Warning is what a rule of the linter has to say.
 type Warning struct {
-	Rule   string `json:"rule"`
-	Text   string `json:"text"`
-	Detail string `json:"detail,omitempty"`
-	URL    string `json:"url,omitempty"`
-	Line   int    `json:"line,omitempty"`
+	Rule    string `json:"rule"`
+	Text    string `json:"text"`
+	Detail  string `json:"detail,omitempty"`
+	URL     string `json:"url,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	EndLine int    `json:"endLine,omitempty"`
+}
+
+// Contexts returns the names of the contexts that the plan takes files from.
+func (p *Plan) Contexts() []string {
+	seen := map[string]bool{}
+	for _, v := range p.Vertices {
+		switch {
+		case v.Copy != nil && v.Copy.From == nil && len(v.Copy.Sources) > 0:
+			seen[v.Copy.Context] = true
+		case v.Run != nil:
+			for _, m := range v.Run.Mounts {
+				if m.Type == MountBind && m.FromContext {
+					seen[m.Context] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // Epoch reads SOURCE_DATE_EPOCH; zero for none.

@@ -13,7 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/docker-image-spec/specs-go/v1"
+	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -32,7 +32,9 @@ type state struct {
 	parent   digest.Digest
 	env      *environment // ENV and ARG, for expansion
 	args     *environment // declared ARGs with a value
-	workdir  bool         // WORKDIR was set in this Dockerfile
+	declared []string     // all ARGs, each once
+	author   string
+	workdir  bool // WORKDIR was set in this Dockerfile
 	done     bool
 }
 
@@ -98,19 +100,29 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		if err != nil {
 			return err
 		}
-		st.vertex, st.platform, st.parent = base.vertex, base.platform, base.parent
+		st.vertex, st.platform, st.parent, st.author = base.vertex, base.platform, base.parent, base.author
 		st.config, st.history = clone(base.config), slices.Clone(base.history)
 	case ref == "scratch":
 		st.vertex = c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
-		st.config.Env = setEnv(nil, "PATH", defaultPath)
+		st.config.Env, st.config.WorkingDir = setEnv(nil, "PATH", defaultPath), "/"
+		step.Vertex = st.vertex
+	case strings.HasPrefix(ref, contextPrefix):
+		bottom := c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
+		st.vertex = c.add(&Vertex{
+			Parent: bottom, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location),
+			Copy: &Copy{Context: strings.TrimPrefix(ref, contextPrefix), Sources: []string{"/"}, Dest: "/"},
+		})
+		st.config.Env, st.config.WorkingDir = setEnv(nil, "PATH", defaultPath), "/"
+		st.note(st.stage.SourceCode, st.vertex)
 		step.Vertex = st.vertex
 	default:
 		b, err := c.image(ctx, ref, platform)
 		if err != nil {
-			return err
+			return mistake(st.stage.Location, err)
 		}
+		c.checkBase(st.stage, ref, platform, b.Platform)
 		st.vertex = c.add(&Vertex{Image: b, Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
-		st.platform, st.parent, st.config = b.Platform, b.ID, clone(b.Config)
+		st.platform, st.parent, st.config, st.author = b.Platform, b.ID, clone(b.Config), b.Author
 		for _, h := range b.History {
 			st.history = append(st.history, Entry{History: h})
 		}
@@ -156,20 +168,6 @@ func (c *compiler) triggers(st *state) ([]instructions.Command, error) {
 	return out, nil
 }
 
-// checkRepeats warns of instructions of which only the last has an effect.
-func (c *compiler) checkRepeats(st *state) {
-	last := map[string]instructions.Command{}
-	for _, cmd := range st.stage.Commands {
-		switch name := strings.ToUpper(cmd.Name()); name {
-		case "CMD", "ENTRYPOINT", "HEALTHCHECK":
-			if prev, ok := last[name]; ok {
-				c.lint.Run(&linter.RuleMultipleInstructionsDisallowed, prev.Location(), linter.RuleMultipleInstructionsDisallowed.Format(name))
-			}
-			last[name] = cmd
-		}
-	}
-}
-
 // expander expands variables in one word of cmd.
 func (c *compiler) expander(st *state, cmd instructions.Command) instructions.SingleWordExpander {
 	return func(word string) (string, error) {
@@ -180,24 +178,6 @@ func (c *compiler) expander(st *state, cmd instructions.Command) instructions.Si
 		c.reportUnset(st, cmd, unset)
 		return out, nil
 	}
-}
-
-func (c *compiler) reportUnset(st *state, cmd instructions.Command, unset map[string]struct{}) {
-	for v := range unset {
-		declared := slices.ContainsFunc(st.stage.Commands, func(o instructions.Command) bool {
-			a, ok := o.(*instructions.ArgCommand)
-			return ok && slices.ContainsFunc(a.Args, func(kv instructions.KeyValuePairOptional) bool { return kv.Key == v })
-		})
-		if !declared {
-			c.lint.Run(&linter.RuleUndefinedVar, cmd.Location(), linter.RuleUndefinedVar.Format(v, near(v, st.env.Keys())))
-		}
-	}
-}
-
-func near(v string, keys []string) string {
-	s := nearest(v, keys)
-	s = strings.TrimPrefix(s, " (did you mean \"")
-	return strings.TrimSuffix(s, "\"?)")
 }
 
 // instruction lets one instruction change the state.
@@ -233,11 +213,16 @@ func (c *compiler) instruction(ctx context.Context, st *state, cmd instructions.
 	return c.configure(st, cmd)
 }
 
-// note adds a line to the history.
+// note adds a line to the history, marked as BuildKit's are.
 func (st *state) note(createdBy string, v *Vertex) {
 	if v != nil {
 		createdBy += " # buildkit"
 	}
+	st.line(createdBy, v)
+}
+
+// line adds a line to the history as it is.
+func (st *state) line(createdBy string, v *Vertex) {
 	st.history = append(st.history, Entry{History: ocispec.History{CreatedBy: createdBy, Comment: comment, EmptyLayer: v == nil}, Vertex: v})
 }
 
@@ -262,7 +247,7 @@ func (c *compiler) directory(st *state, cmd *instructions.WorkdirCommand) error 
 		return nil
 	}
 	v := c.step(st, cmd, &Vertex{Mkdir: &Mkdir{Path: st.config.WorkingDir, User: st.config.User}})
-	st.note("WORKDIR "+st.config.WorkingDir, v)
+	st.line("WORKDIR "+st.config.WorkingDir, v) // without the mark, as BuildKit has it
 	return nil
 }
 
@@ -283,39 +268,51 @@ func destination(dir, p string) string {
 	return out
 }
 
-// source returns the vertex that --from means.
-func (c *compiler) source(ctx context.Context, st *state, name string) (*Vertex, error) {
+// source returns what --from means: a vertex, or the name of a context.
+func (c *compiler) source(ctx context.Context, st *state, name string) (v *Vertex, contextName string, err error) {
+	key, image, isContext := c.contextOf(name)
+	if isContext && image == "" {
+		return nil, key, nil
+	}
 	if strings.EqualFold(name, "context") {
-		return nil, nil
+		return nil, "", nil
 	}
-	j, ok, err := c.from(st.index, name)
-	if err != nil {
-		return nil, err
-	}
-	if ok {
-		if j == st.index {
-			return nil, fmt.Errorf("circular dependency detected on stage: %s", c.stageName(j))
-		}
-		from, err := c.stage(ctx, j)
+	if !isContext {
+		j, ok, err := c.from(st.index, name)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
-		return from.vertex, nil
-	}
-	if strings.ToLower(name) == "scratch" {
-		return nil, errors.New("invalid from flag value scratch: it has no files")
+		if ok {
+			v, err := c.stageSource(ctx, st, j)
+			return v, "", err
+		}
+		if strings.ToLower(name) == "scratch" {
+			return nil, "", errors.New("invalid from flag value scratch: it has no files")
+		}
+		image = name
 	}
 	if v, ok := c.foreign[name]; ok {
-		return v, nil
+		return v, "", nil
 	}
-	b, err := c.image(ctx, name, c.opts.Platform)
+	b, err := c.image(ctx, image, c.opts.Platform)
 	if err != nil {
-		if errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("no stage and no image is called %q%s: %w", name, nearest(name, c.names()), err)
+		if errdefs.IsNotFound(err) && !isContext {
+			return nil, "", fmt.Errorf("no stage and no image is called %q%s: %w", name, nearest(name, c.names()), err)
 		}
+		return nil, "", err
+	}
+	v = c.add(&Vertex{Image: b, Name: "FROM " + name, Stage: c.stageName(st.index)})
+	c.foreign[name] = v
+	return v, "", nil
+}
+
+func (c *compiler) stageSource(ctx context.Context, st *state, j int) (*Vertex, error) {
+	if j == st.index {
+		return nil, fmt.Errorf("circular dependency detected on stage: %s", c.stageName(j))
+	}
+	from, err := c.stage(ctx, j)
+	if err != nil {
 		return nil, err
 	}
-	v := c.add(&Vertex{Image: b, Name: "FROM " + name, Stage: c.stageName(st.index)})
-	c.foreign[name] = v
-	return v, nil
+	return from.vertex, nil
 }

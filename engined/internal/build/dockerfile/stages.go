@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,10 +13,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/patternmatcher"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
@@ -25,11 +28,16 @@ const MaxSize = 4 << 20
 
 // Options are what a Dockerfile is compiled with.
 type Options struct {
-	Args     map[string]string // of --build-arg
-	Labels   map[string]string // of --label
-	Target   string            // stage; "" for the last
-	Platform ocispec.Platform  // of the result
-	Host     ocispec.Platform  // where commands run
+	Args      map[string]string // of --build-arg
+	Labels    map[string]string // of --label
+	Target    string            // stage; "" for the last
+	Platform  ocispec.Platform  // of the result
+	Host      ocispec.Platform  // where commands run
+	Ignore    []string          // patterns of .dockerignore, for the linter
+	AllStages bool              // compile those that the target does not need, too
+	// Contexts are the named contexts, which come before stages and images of that name: ""
+	// for files, or what Base is asked for.
+	Contexts map[string]string
 	// Base returns an image. It is called for the images that the target needs, side by
 	// side, each reference and platform once.
 	Base func(ctx context.Context, ref string, platform ocispec.Platform) (*Base, error)
@@ -86,12 +94,13 @@ type compiler struct {
 	steps    map[int][]Step
 	plan     *Plan
 	lint     *linter.Linter
+	ignored  *patternmatcher.PatternMatcher // nil for nothing
 	vertices []*Vertex
 }
 
 type baseKey struct{ ref, platform string }
 
-// Compile reads a Dockerfile. Errors are of class ErrInvalidArgument, with the lines as
+// Compile reads a Dockerfile. With an error, the plan (perhaps nil) has warnings only. Errors are of class ErrInvalidArgument, with the lines as
 // *Error, or what Options.Base returned.
 func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
 	if len(source) > MaxSize {
@@ -101,9 +110,9 @@ func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
 		return nil, fmt.Errorf("the Dockerfile cannot be empty: %w", errdefs.ErrInvalidArgument)
 	}
 	c := &compiler{opts: opts, states: map[int]*state{}, bases: map[baseKey]*Base{}, foreign: map[string]*Vertex{}, steps: map[int][]Step{}, plan: &Plan{}}
-	c.lint = linter.New(&linter.Config{Warn: func(rule, description, url, text string, location []parser.Range) {
-		c.plan.Warnings = append(c.plan.Warnings, Warning{Rule: rule, Detail: description, URL: url, Text: text, Line: lines(location)[0]})
-	}})
+	if err := c.openLint(source); err != nil {
+		return nil, err
+	}
 	if err := c.parse(source); err != nil {
 		return nil, err
 	}
@@ -116,9 +125,17 @@ func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
 	}
 	st, err := c.stage(ctx, target)
 	if err != nil {
-		return nil, err
+		return c.plan, err
 	}
-	return c.finish(st), nil
+	for i := range c.stages {
+		if !opts.AllStages {
+			break
+		}
+		if _, err := c.stage(ctx, i); err != nil {
+			return c.plan, err
+		}
+	}
+	return c.finish(st), c.verdict()
 }
 
 func (c *compiler) parse(source []byte) error {
@@ -132,7 +149,11 @@ func (c *compiler) parse(source []byte) error {
 		if w.Location != nil {
 			line = w.Location.Start.Line
 		}
-		c.plan.Warnings = append(c.plan.Warnings, Warning{Rule: linter.RuleNoEmptyContinuation.Name, Text: w.Short, URL: w.URL, Line: line})
+		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
+			c.lint.Run(&linter.RuleNoEmptyContinuation, []parser.Range{*w.Location}, linter.RuleNoEmptyContinuation.Format())
+			continue
+		}
+		c.plan.Warnings = append(c.plan.Warnings, Warning{Text: w.Short, URL: w.URL, Line: line})
 	}
 	var meta []instructions.ArgCommand
 	if c.stages, meta, err = instructions.Parse(ast.AST, c.lint); err != nil {
@@ -141,35 +162,16 @@ func (c *compiler) parse(source []byte) error {
 	if len(c.stages) == 0 {
 		return mistake(nil, errors.New("no build stage in current context: the Dockerfile has no FROM"))
 	}
-	return c.globals(meta)
+	if err := c.globals(meta); err != nil {
+		return err
+	}
+	c.checkStages(meta)
+	return nil
 }
 
 // globals sets the platform arguments and those before the first FROM.
 func (c *compiler) globals(meta []instructions.ArgCommand) error {
-	b, t := c.opts.Host, c.opts.Platform
-	c.global = &environment{}
-	target := c.opts.Target
-	if target == "" {
-		target = "default"
-	}
-	for _, kv := range [][2]string{
-		{"BUILDPLATFORM", platforms.Format(b)},
-		{"BUILDOS", b.OS},
-		{"BUILDOSVERSION", b.OSVersion},
-		{"BUILDARCH", b.Architecture},
-		{"BUILDVARIANT", b.Variant},
-		{"TARGETPLATFORM", platforms.Format(t)},
-		{"TARGETOS", t.OS},
-		{"TARGETOSVERSION", t.OSVersion},
-		{"TARGETARCH", t.Architecture},
-		{"TARGETVARIANT", t.Variant},
-		{"TARGETSTAGE", target},
-	} {
-		if v, ok := c.opts.Args[kv[0]]; ok {
-			kv[1] = v
-		}
-		c.global.set(kv[0], kv[1])
-	}
+	c.global = c.platformArgs(c.opts.Args)
 	for i := range meta {
 		for _, a := range meta[i].Args {
 			value := a.Value
@@ -188,6 +190,35 @@ func (c *compiler) globals(meta []instructions.ArgCommand) error {
 		}
 	}
 	return nil
+}
+
+// platformArgs are the arguments that nobody has to declare before FROM.
+func (c *compiler) platformArgs(given map[string]string) *environment {
+	b, t := c.opts.Host, c.opts.Platform
+	target := c.opts.Target
+	if target == "" {
+		target = "default"
+	}
+	out := &environment{}
+	for _, kv := range [][2]string{
+		{"BUILDPLATFORM", platforms.Format(b)},
+		{"BUILDOS", b.OS},
+		{"BUILDOSVERSION", b.OSVersion},
+		{"BUILDARCH", b.Architecture},
+		{"BUILDVARIANT", b.Variant},
+		{"TARGETPLATFORM", platforms.Format(t)},
+		{"TARGETOS", t.OS},
+		{"TARGETOSVERSION", t.OSVersion},
+		{"TARGETARCH", t.Architecture},
+		{"TARGETVARIANT", t.Variant},
+		{"TARGETSTAGE", target},
+	} {
+		if v, ok := given[kv[0]]; ok {
+			kv[1] = v
+		}
+		out.set(kv[0], kv[1])
+	}
+	return out
 }
 
 func (c *compiler) lex() *shell.Lex { return shell.NewLex(c.escape) }
@@ -258,7 +289,8 @@ func (c *compiler) from(self int, name string) (int, bool, error) {
 	return n, true, nil
 }
 
-// base returns what FROM of stage i says: a stage before it, or an image and its platform.
+// base returns what FROM of stage i says: a stage before it, or an image and its platform;
+// a ref that begins with contextPrefix is a named context.
 func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform, err error) {
 	s := c.stages[i]
 	platform = c.opts.Platform
@@ -273,7 +305,11 @@ func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform
 		return 0, "", platform, mistake(s.Location, fmt.Errorf("base name (%s) should not be blank", s.BaseName))
 	}
 	if s.Platform != "" {
-		p, _, err := c.lex().ProcessWord(s.Platform, c.global)
+		found, err := c.lex().ProcessWordWithMatches(s.Platform, c.global)
+		p := found.Result
+		if err == nil {
+			c.checkPlatform(&c.stages[i], found)
+		}
 		if err == nil && p == "" {
 			err = fmt.Errorf("empty platform value from expression %s", s.Platform)
 		}
@@ -284,10 +320,42 @@ func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform
 			return 0, "", platform, mistake(s.Location, fmt.Errorf("platform of FROM %s: %w", name, err))
 		}
 	}
+	if ctxName, image, ok := c.contextOf(name); ok {
+		if image == "" {
+			image = contextPrefix + ctxName
+		}
+		return -1, image, platform, nil
+	}
 	if j, ok := c.named(name, i); ok {
 		return j, "", platform, nil
 	}
 	return -1, name, platform, nil
+}
+
+// contextPrefix marks a base that is a named context of files.
+const contextPrefix = "context:"
+
+// contextOf finds the named context that name means, and the image that it is, if any. The
+// name of an image means the context however it is written: alpine, docker.io/library/alpine:latest.
+func (c *compiler) contextOf(name string) (key, image string, ok bool) {
+	if image, ok = c.opts.Contexts[name]; ok {
+		return name, image, true
+	}
+	full := fullName(name)
+	for _, k := range slices.Sorted(maps.Keys(c.opts.Contexts)) {
+		if strings.EqualFold(k, name) || full != "" && fullName(k) == full {
+			return k, c.opts.Contexts[k], true
+		}
+	}
+	return "", "", false
+}
+
+func fullName(name string) string {
+	n, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ""
+	}
+	return reference.TagNameOnly(n).String()
 }
 
 // prefetch asks for the images of all stages that target needs, side by side.
@@ -308,11 +376,14 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		}
 		if j >= 0 {
 			err = visit(j)
-		} else if ref != "scratch" {
+		} else if ref != "scratch" && !strings.HasPrefix(ref, contextPrefix) {
 			wanted[baseKey{ref, platforms.FormatAll(p)}] = p
 		}
 		for _, cmd := range c.stages[i].Commands {
 			for _, name := range references(cmd) {
+				if _, _, ok := c.contextOf(name); ok {
+					continue
+				}
 				if j, ok, _ := c.from(i, name); ok && err == nil {
 					err = visit(j)
 				}
@@ -388,7 +459,7 @@ func (c *compiler) add(v *Vertex) *Vertex {
 // finish makes the plan of the target's state.
 func (c *compiler) finish(st *state) *Plan {
 	p := c.plan
-	p.Target, p.Platform, p.Config, p.History, p.Parent = st.vertex, st.platform, st.config, st.history, st.parent
+	p.Target, p.Platform, p.Config, p.History, p.Parent, p.Author = st.vertex, st.platform, st.config, st.history, st.parent, st.author
 	p.Config.Labels = mergeLabels(p.Config.Labels, c.opts.Labels)
 	for v := st.vertex; v != nil; v = v.Parent {
 		v.Exported = true

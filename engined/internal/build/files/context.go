@@ -226,22 +226,3 @@ func (c *Context) Open(name string) (io.ReadCloser, error) {
 	}
 	return io.NopCloser(io.NewSectionReader(c.spool, e.offset, e.Size)), nil
 }
-
-// ReadFile returns a file of at most limit bytes; symlinks are followed in the context.
-func (c *Context) ReadFile(name string, limit int64) ([]byte, error) {
-	at, n, err := Resolve(c, name)
-	if err != nil {
-		return nil, err
-	}
-	if !n.Mode.IsRegular() {
-		return nil, fmt.Errorf("%s is no file: %w", name, errdefs.ErrInvalidArgument)
-	}
-	if n.Size > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes: %w", name, limit, errdefs.ErrInvalidArgument)
-	}
-	f, err := c.Open(at)
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(f)
-}

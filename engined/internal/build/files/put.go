@@ -19,10 +19,10 @@ import (
 
 // Placement says where items go and what becomes of them.
 type Placement struct {
-	Dest   string         // absolute; ends with "/" if it must be a directory
-	Owner  *archive.Owner // nil keeps the items' own
-	Mode   *uint32        // nil keeps the items' own
-	Unpack bool           // archives among the sources are extracted
+	Dest   string                           // absolute; ends with "/" if it must be a directory
+	Owner  *archive.Owner                   // nil keeps the items' own
+	Mode   func(perm int64, dir bool) int64 // nil keeps the items' own
+	Unpack bool                             // archives among the sources are extracted
 }
 
 // Put writes items of t into the root filesystem mounted at root. Errors are of class
@@ -177,7 +177,7 @@ func (w *placer) item(tw *tar.Writer, it *Item) error {
 	}
 	w.own(h)
 	if w.p.Mode != nil && it.Mode&fs.ModeSymlink == 0 {
-		h.Mode = int64(*w.p.Mode)
+		h.Mode = w.p.Mode(h.Mode, it.Mode.IsDir())
 	}
 	if it.Mode&fs.ModeDevice != 0 {
 		h.Devmajor, h.Devminor = major(it.Rdev), minor(it.Rdev)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"strata/pkg/linux/inroot"
 )
 
@@ -78,6 +80,26 @@ func Resolve(t Tree, name string) (string, Node, error) {
 	}
 	n, err := t.Lstat(at)
 	return at, n, err
+}
+
+// ReadFile returns a file of at most limit bytes; symlinks are followed in the tree.
+func ReadFile(t Tree, name string, limit int64) ([]byte, error) {
+	at, n, err := Resolve(t, name)
+	if err != nil {
+		return nil, err
+	}
+	if !n.Mode.IsRegular() {
+		return nil, fmt.Errorf("%s is no file: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if n.Size > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes: %w", name, limit, errdefs.ErrInvalidArgument)
+	}
+	f, err := t.Open(at)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // Root is a mounted root filesystem.

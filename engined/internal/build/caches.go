@@ -1,0 +1,404 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/engined/internal/build/dockerfile"
+	"strata/pkg/cleanup"
+	"strata/pkg/identifiers"
+	"strata/pkg/manifest"
+)
+
+// checkCaches refuses caches that cannot be.
+func (r *Request) checkCaches() error {
+	for _, c := range r.CacheFrom {
+		if err := c.check(CacheRegistry, CacheLocal); err != nil {
+			return fmt.Errorf("--cache-from type=%s: %w", c.Type, err)
+		}
+	}
+	for _, c := range r.CacheTo {
+		if err := c.check(CacheRegistry, CacheLocal, CacheInline); err != nil {
+			return fmt.Errorf("--cache-to type=%s: %w", c.Type, err)
+		}
+		if m := c.Attrs["mode"]; m != "" && m != "min" && m != "max" {
+			return fmt.Errorf("--cache-to mode=%s: want min or max: %w", m, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+func (c *CacheOption) check(kinds ...string) error {
+	switch {
+	case !slices.Contains(kinds, c.Type):
+		return errdefs.ErrNotImplemented
+	case c.Type == CacheRegistry && c.Attrs["ref"] == "":
+		return fmt.Errorf("it needs ref: %w", errdefs.ErrInvalidArgument)
+	case c.Type == CacheLocal && c.Blobs == nil:
+		return fmt.Errorf("it needs a directory: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// exportCaches writes the caches that --cache-to asks for.
+func (b *builder) exportCaches(ctx context.Context) error {
+	for _, c := range b.r.CacheTo {
+		if c.Type == CacheInline {
+			continue // it is in the image
+		}
+		err := b.task("exporting cache to "+where(c), func(*dockerfile.Vertex) error { return b.exportCache(ctx, c) })
+		if err != nil && c.Attrs["ignore-error"] != "true" {
+			return fmt.Errorf("export cache: %w", err)
+		}
+	}
+	return nil
+}
+
+func where(c CacheOption) string {
+	if c.Type == CacheRegistry {
+		return "registry " + c.Attrs["ref"]
+	}
+	return "client directory"
+}
+
+// exportCache writes one cache: its layers, the configuration and a manifest.
+func (b *builder) exportCache(ctx context.Context, c CacheOption) error {
+	ctx, err := b.leased(ctx)
+	if err != nil {
+		return err
+	}
+	w := newCacheWriter()
+	for _, p := range b.products {
+		if err := b.collectCache(ctx, w, p, c.Attrs["mode"] == "max"); err != nil {
+			return err
+		}
+	}
+	blobs := c.Blobs
+	if c.Type == CacheRegistry {
+		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+			return err
+		}
+	}
+	for _, d := range w.blobs {
+		if err := blobs.Write(ctx, d, b.s.sup.OpenContent(ctx, d)); err != nil {
+			return err
+		}
+	}
+	raw, err := json.Marshal(w.config)
+	if err != nil {
+		return err
+	}
+	config := ocispec.Descriptor{MediaType: mediaTypeCacheConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	if err := blobs.Write(ctx, config, bytes.NewReader(raw)); err != nil {
+		return err
+	}
+	doc, err := json.Marshal(ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: w.blobs})
+	if err != nil {
+		return err
+	}
+	target := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(doc), Size: int64(len(doc))}
+	if err := blobs.Write(ctx, target, bytes.NewReader(doc)); err != nil {
+		return err
+	}
+	tag := c.Attrs["tag"]
+	if tag == "" {
+		tag = "latest"
+	}
+	return blobs.Tag(ctx, tag, target)
+}
+
+// collectCache adds the records of a product: those that its image consists of, or (all)
+// those of every stage.
+func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, all bool) error {
+	add := func(v *dockerfile.Vertex, rec *Record) error {
+		layers, err := b.layersOf(ctx, v, rec)
+		if err != nil {
+			return err
+		}
+		plain, err := b.plainKey(ctx, v)
+		if err != nil {
+			return err
+		}
+		w.add(rec, plain, layers)
+		return nil
+	}
+	var err error
+	for v, rec := p.plan.Target, p.top; v.Parent != nil; v = v.Parent {
+		if err := add(v, rec); err != nil {
+			return err
+		}
+		if rec, err = b.below(v, rec); err != nil {
+			return err
+		}
+	}
+	if !all {
+		return nil
+	}
+	for _, v := range p.plan.Vertices {
+		rec, ok := b.known(ctx, v)
+		if !ok || v.Exported {
+			continue
+		}
+		if err := add(v, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known returns the record of a vertex, whether this build made it or looked no further
+// than what is above it.
+func (b *builder) known(ctx context.Context, v *dockerfile.Vertex) (*Record, bool) {
+	if v.Parent == nil {
+		return nil, false
+	}
+	b.mu.Lock()
+	p := b.solving[v]
+	b.mu.Unlock()
+	if p != nil {
+		<-p.done
+		return p.rec, p.err == nil
+	}
+	plain, err := b.plainKey(ctx, v)
+	if err != nil || plain == "" {
+		return nil, false
+	}
+	rec, ok := b.s.cache.alias(plain)
+	return rec, ok && b.usable(ctx, rec)
+}
+
+// inlineCache is the cache of an image as a field of its configuration.
+func (b *builder) inlineCache(ctx context.Context, p *product) (map[string]json.RawMessage, error) {
+	w := newCacheWriter()
+	if err := b.collectCache(ctx, w, p, false); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(w.config)
+	if err != nil {
+		return nil, err
+	}
+	field, err := json.Marshal(raw) // base64, as BuildKit has it
+	return map[string]json.RawMessage{inlineCacheField: field}, err
+}
+
+// imports is what --cache-from knows, by key. It is read when the cache here has missed.
+type imports struct {
+	once  sync.Once
+	known map[string]foreign
+}
+
+// imported returns what a cache elsewhere has under a key.
+func (b *builder) imported(ctx context.Context, k string) (foreign, bool) {
+	if len(b.r.CacheFrom) == 0 || k == "" {
+		return foreign{}, false
+	}
+	b.imports.once.Do(func() {
+		b.imports.known = map[string]foreign{}
+		for _, c := range b.r.CacheFrom {
+			_ = b.task("importing cache manifest from "+where(c), func(*dockerfile.Vertex) error { // a cache that is not there is no reason to fail
+				found, err := b.readCache(ctx, c)
+				for k, f := range found {
+					if _, ok := b.imports.known[k]; !ok {
+						b.imports.known[k] = f
+					}
+				}
+				return err
+			})
+		}
+	})
+	f, ok := b.imports.known[k]
+	return f, ok
+}
+
+// maxCacheConfig bounds a cacheConfig, in bytes.
+const maxCacheConfig = 64 << 20
+
+// readCache reads a cache's configuration: that of a cache manifest, or what an image has
+// inline.
+func (b *builder) readCache(ctx context.Context, c CacheOption) (map[string]foreign, error) {
+	blobs := c.Blobs
+	var err error
+	if c.Type == CacheRegistry {
+		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+			return nil, err
+		}
+	}
+	target, err := cacheTarget(ctx, c, blobs)
+	if err != nil {
+		return nil, err
+	}
+	config, err := cacheConfigOf(ctx, blobs, target, b.s.host, 0)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := readBlob(ctx, blobs, config, maxCacheConfig)
+	if err != nil {
+		return nil, err
+	}
+	if config.MediaType != mediaTypeCacheConfig {
+		var img struct {
+			Cache []byte `json:"moby.buildkit.cache.v0"`
+		}
+		if err := json.Unmarshal(raw, &img); err != nil {
+			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		if raw = img.Cache; len(raw) == 0 {
+			return nil, fmt.Errorf("the image has no inline cache: %w", errdefs.ErrNotFound)
+		}
+	}
+	var cfg cacheConfig
+	if err := json.Unmarshal(raw, &cfg); err != nil {
+		return nil, fmt.Errorf("cache configuration: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return cfg.read(blobs), nil
+}
+
+func cacheTarget(ctx context.Context, c CacheOption, blobs Blobs) (ocispec.Descriptor, error) {
+	if sum := c.Attrs["digest"]; sum != "" {
+		d, err := digest.Parse(sum)
+		if err != nil {
+			return ocispec.Descriptor{}, fmt.Errorf("digest %q: %w: %w", sum, err, errdefs.ErrInvalidArgument)
+		}
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d}, nil
+	}
+	tag := c.Attrs["tag"]
+	if tag == "" {
+		tag = "latest"
+	}
+	return blobs.Resolve(ctx, tag)
+}
+
+// cacheConfigOf finds the configuration below a manifest or an index, which may be
+// BuildKit's older form that lists layers and configuration themselves.
+func cacheConfigOf(ctx context.Context, blobs Blobs, d ocispec.Descriptor, host ocispec.Platform, depth int) (ocispec.Descriptor, error) {
+	raw, err := readBlob(ctx, blobs, d, manifest.MaxSize)
+	if err != nil {
+		return d, err
+	}
+	doc, err := manifest.Parse(d.MediaType, raw)
+	if err != nil {
+		return d, err
+	}
+	if !doc.IsIndex() {
+		return doc.Config, nil
+	}
+	for _, c := range doc.Manifests {
+		if c.MediaType == mediaTypeCacheConfig {
+			return c, nil
+		}
+	}
+	for _, c := range manifest.Select(doc.Manifests, []ocispec.Platform{host}) {
+		if !manifest.IsAttestation(c) && depth < maxDepth {
+			return cacheConfigOf(ctx, blobs, c, host, depth+1)
+		}
+	}
+	return d, fmt.Errorf("index %s has no cache: %w", d.Digest, errdefs.ErrNotFound)
+}
+
+// fromElsewhere makes the record of v, and of what is below it, of a cache elsewhere; nil
+// if that has not got it all.
+func (b *builder) fromElsewhere(ctx context.Context, v *dockerfile.Vertex, k string) (*Record, error) {
+	f, ok := b.imported(ctx, k)
+	if !ok {
+		return nil, nil
+	}
+	parent, err := b.belowElsewhere(ctx, v)
+	if err != nil || parent == nil {
+		return nil, err
+	}
+	return b.adopt(ctx, v, parent, f, k)
+}
+
+// belowElsewhere returns the record of what v is built upon, without making anything.
+func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
+	below := v.Parent
+	if below.Parent == nil {
+		return b.solve(ctx, below)
+	}
+	plain, err := b.plainKey(ctx, below)
+	if err != nil || plain == "" {
+		return nil, err
+	}
+	if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
+		return rec, nil
+	}
+	return b.fromElsewhere(ctx, below, plain)
+}
+
+// adopt fetches the layer that v adds to its parent and keeps it as a record.
+func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *Record, f foreign, k string) (*Record, error) {
+	below, err := b.layersOf(ctx, v.Parent, parent)
+	if err != nil {
+		return nil, err
+	}
+	n := len(f.layers) - len(below)
+	if n != 0 && n != 1 || !slices.EqualFunc(below, f.layers[:len(below)], func(a, b Layer) bool { return a.DiffID == b.DiffID }) {
+		return nil, nil // of another base
+	}
+	b.later(b.s.hold(f.content))
+	rec := &Record{Key: f.content, Parent: parent.Key, Snapshot: parent.Snapshot, Unchanged: true, Name: v.Name, Created: f.created, LastUsed: b.started, Uses: 1}
+	if n == 1 {
+		if err := b.task("importing layer of "+v.Name, func(*dockerfile.Vertex) error { return b.adoptLayer(ctx, rec, f) }); err != nil {
+			return nil, err
+		}
+	}
+	var aliases []string
+	if k != f.content {
+		aliases = append(aliases, k)
+	}
+	return rec, b.s.cache.put(rec, aliases...)
+}
+
+// adoptLayer fetches the uppermost layer of f and extracts it above rec's parent.
+func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign) error {
+	ctx, err := b.leased(ctx)
+	if err != nil {
+		return err
+	}
+	l := f.layers[len(f.layers)-1]
+	if err := b.takeBlob(ctx, f.blobs, l.Descriptor); err != nil {
+		return fmt.Errorf("import cache: %w", err)
+	}
+	if err := b.s.sup.LabelContent(ctx, l.Descriptor.Digest, rootLabels()); err != nil {
+		return err
+	}
+	snapshotter := b.s.images.Snapshotter()
+	active := "build-" + identifiers.Short(identifiers.New())
+	defer b.s.hold(active)()
+	mounts, err := b.s.sup.PrepareSnapshot(ctx, snapshotter, active, rec.Snapshot, rootLabels())
+	if err != nil {
+		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	var undo cleanup.Stack
+	defer undo.Clean()
+	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
+	applied, err := b.s.sup.ApplyDiff(ctx, l.Descriptor, mounts)
+	if err != nil {
+		return err
+	}
+	if applied.Digest != l.DiffID {
+		return fmt.Errorf("import cache: layer %s unpacks to %s instead of %s: %w", l.Descriptor.Digest, applied.Digest, l.DiffID, errdefs.ErrDataLoss)
+	}
+	if err := b.s.sup.LabelContent(ctx, l.Descriptor.Digest, map[string]string{manifest.LabelUncompressed: l.DiffID.String()}); err != nil {
+		return err
+	}
+	var ids []digest.Digest
+	for _, x := range f.layers {
+		ids = append(ids, x.DiffID)
+	}
+	if err := b.settle(ctx, rec, active, manifest.ChainIDs(ids)[len(ids)-1].String()); err != nil {
+		return err
+	}
+	rec.Layer = &l
+	undo.Release() // the active snapshot is the committed one now
+	return nil
+}

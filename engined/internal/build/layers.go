@@ -1,0 +1,109 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/engined/internal/build/dockerfile"
+	"strata/pkg/linux/mount"
+	"strata/pkg/manifest"
+)
+
+// layersOf returns the layers of a record's filesystem, lowest first; those that nobody
+// has needed before are made now.
+func (b *builder) layersOf(ctx context.Context, v *dockerfile.Vertex, rec *Record) ([]Layer, error) {
+	var own []Layer
+	for ; v.Parent != nil; v = v.Parent {
+		below, err := b.below(v, rec)
+		if err != nil {
+			return nil, err
+		}
+		if !rec.Unchanged {
+			if rec, err = b.ensureLayer(ctx, rec, below.Snapshot); err != nil {
+				return nil, err
+			}
+			own = append(own, *rec.Layer)
+		}
+		rec = below
+	}
+	var out []Layer
+	if v.Image != nil {
+		for i, l := range v.Image.Layers {
+			out = append(out, Layer{l, v.Image.DiffIDs[i]})
+		}
+	}
+	slices.Reverse(own)
+	return append(out, own...), nil
+}
+
+// below returns the record of what v builds upon.
+func (b *builder) below(v *dockerfile.Vertex, rec *Record) (*Record, error) {
+	if isRecord(rec.Parent) {
+		below, ok := b.s.cache.get(rec.Parent)
+		if !ok {
+			return nil, fmt.Errorf("build cache lacks %s: %w", rec.Parent, errdefs.ErrDataLoss)
+		}
+		return below, nil
+	}
+	if img := v.Parent.Image; img != nil && img.ChainID != "" {
+		return &Record{Key: rec.Parent, Snapshot: img.ChainID.String()}, nil
+	}
+	return &Record{Key: rec.Parent}, nil
+}
+
+// ensureLayer writes the layer of a record that has none.
+func (b *builder) ensureLayer(ctx context.Context, rec *Record, lower string) (*Record, error) {
+	if rec.Layer != nil {
+		if _, err := b.s.sup.ContentInfo(ctx, rec.Layer.Descriptor.Digest); err == nil || !errdefs.IsNotFound(err) {
+			return rec, err
+		}
+	}
+	var l Layer
+	err := b.s.view(ctx, rec.Snapshot, func(upper []mount.Mount) error {
+		var err error
+		l, err = b.diff(ctx, lower, upper)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := *rec
+	out.Layer = &l
+	return &out, b.s.cache.put(&out)
+}
+
+// diff writes what upper changed above snapshot lower as a layer that stays.
+func (b *builder) diff(ctx context.Context, lower string, upper []mount.Mount) (Layer, error) {
+	ctx, err := b.leased(ctx)
+	if err != nil {
+		return Layer{}, err
+	}
+	epoch, err := dockerfile.Epoch(b.r.Args)
+	if err != nil {
+		return Layer{}, err
+	}
+	var l Layer
+	err = b.s.view(ctx, lower, func(low []mount.Mount) error {
+		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(epoch))
+		if err != nil {
+			return err
+		}
+		l.Descriptor = ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+		diffID := d.Annotations[manifest.LabelUncompressed]
+		if diffID == "" {
+			info, err := b.s.sup.ContentInfo(ctx, d.Digest)
+			if err != nil {
+				return err
+			}
+			diffID = info.Labels[manifest.LabelUncompressed]
+		}
+		l.DiffID, err = digest.Parse(diffID)
+		return err
+	})
+	return l, err
+}

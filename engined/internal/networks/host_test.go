@@ -1,9 +1,11 @@
 package networks
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +113,41 @@ func TestBridgeOfAnEngineThatIsGoneIsInherited(t *testing.T) {
 	}
 	if err := second.Remove(t.Context(), "n"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWithoutNftablesItSaysWhatToDo starts on a thread that may not change the firewall, as
+// one of a kernel without nftables cannot.
+func TestWithoutNftablesItSaysWhatToDo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes network namespaces")
+	}
+	db, err := metadb.Open(filepath.Join(t.TempDir(), "engine.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }() // the test's own, and gone after it
+	cfg := DefaultConfig()
+	cfg.ExecRoot, cfg.FirewallTable, cfg.BridgeName = t.TempDir(), "stratatest4", "none"
+	result := make(chan error, 1) // the one result
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			result <- err
+			return
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			result <- err
+			return
+		}
+		_, err := New(context.Background(), db, cfg)
+		result <- err
+	}()
+	if err := <-result; err == nil || !strings.Contains(err.Error(), `restore nftables table "stratatest4"`) || !strings.Contains(err.Error(), `say "iptables": false`) {
+		t.Errorf("New = %v, want what to do", err)
 	}
 }
 

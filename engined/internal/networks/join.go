@@ -39,7 +39,7 @@ func (m *Manager) Join(ctx context.Context, r Request) (Sandbox, error) {
 	defer unlock()
 	if box, ok := m.Sandbox(r.ContainerID); ok {
 		if box.NetnsPath == "" || netns.Is(box.NetnsPath) {
-			return box, nil
+			return box, m.mendSandbox(ctx, box)
 		}
 		ctxlog.From(ctx).Warn("netns of a container had vanished and is made anew", ctxlog.ContainerID, r.ContainerID)
 		if err := m.leave(ctx, r.ContainerID); err != nil {
@@ -329,6 +329,11 @@ func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error
 }
 
 func (m *Manager) plugInto(in *bridge.Inside, n *network, e Endpoint) error {
+	return m.host.Plug(in, n.port(e))
+}
+
+// port is what the kernel is to know of an endpoint on a bridge network.
+func (n *network) port(e Endpoint) bridge.Port {
 	p := bridge.Port{
 		Bridge: n.options.bridge, Index: int(n.index.Load()), HostName: e.HostVeth, Name: e.Interface, MTU: n.options.mtu, MAC: e.MAC, Isolated: !n.options.icc,
 	}
@@ -337,7 +342,7 @@ func (m *Manager) plugInto(in *bridge.Inside, n *network, e Endpoint) error {
 			p.Addresses = append(p.Addresses, a)
 		}
 	}
-	return m.host.Plug(in, p)
+	return p
 }
 
 // route sets the default routes inside, by the priorities of endpoints.

@@ -119,6 +119,7 @@ func (m *Manager) open(ctx context.Context) error {
 			ctxlog.From(ctx).Error("network is out of order", ctxlog.Network, n.Name, ctxlog.Error, err)
 		}
 	}
+	m.mendLost(ctx)
 	return m.openFirewall(ctx)
 }
 
@@ -141,7 +142,7 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 		return err
 	}
 	if err := m.firewall.Restore(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w; without nftables say \"iptables\": false in the engine's configuration", err)
 	}
 	for _, o := range m.Obstacles() {
 		ctxlog.From(ctx).Warn("another program's firewall rules stop containers' packets; our table cannot overrule them", "rule", o.Rule, "remedy", o.Remedy)

@@ -236,6 +236,20 @@ func (h *Host) Owned(prefix string) (map[string]string, error) {
 	return out, nil
 }
 
+// Masters returns the interfaces of the host with the index of the bridge that each is on, or
+// 0.
+func (h *Host) Masters() (map[string]int, error) {
+	links, err := retried(h.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	out := map[string]int{}
+	for _, l := range links {
+		out[l.Attrs().Name] = l.Attrs().MasterIndex
+	}
+	return out, nil
+}
+
 // Ports returns the interfaces that are enslaved to the bridge called name.
 func (h *Host) Ports(name string) ([]string, error) {
 	bridge, err := h.find(name)

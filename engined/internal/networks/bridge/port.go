@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -81,14 +82,7 @@ type Port struct {
 
 // Plug makes the pair, and the container's end ready: two system calls and a look-up.
 func (h *Host) Plug(in *Inside, p Port) error {
-	flags := rtnl.BridgePort{Name: p.HostName, Isolated: p.Isolated}
-	if Filtered(false) && Filtered(true) {
-		// Then a published port's packets are translated inside the bridge and leave
-		// through its ports, perhaps through the one that they came from; and our table sees
-		// and drops what neighbours must not exchange, so that isolation is not needed, and
-		// would stop the translated ones.
-		flags.Hairpin, flags.Isolated = true, false
-	}
+	flags := p.flags()
 	batch := []rtnl.Request{rtnl.AddVeth(rtnl.Veth{
 		Name: p.HostName, Master: p.Index, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
 	})}
@@ -102,6 +96,29 @@ func (h *Host) Plug(in *Inside, p Port) error {
 		return errors.Join(err, h.Unplug(p.HostName))
 	}
 	return nil
+}
+
+func (p Port) flags() rtnl.BridgePort {
+	if Filtered(false) && Filtered(true) {
+		// Then a published port's packets are translated inside the bridge and leave
+		// through its ports, perhaps through the one that they came from; and our table sees
+		// and drops what neighbours must not exchange, so that isolation is not needed, and
+		// would stop the translated ones.
+		return rtnl.BridgePort{Name: p.HostName, Hairpin: true}
+	}
+	return rtnl.BridgePort{Name: p.HostName, Isolated: p.Isolated}
+}
+
+// Attach puts the near end of a pair that exists onto its bridge, which was made again.
+func (h *Host) Attach(p Port) error {
+	link, err := h.find(p.HostName)
+	if err != nil {
+		return err
+	}
+	if err := h.handle.LinkSetMasterByIndex(link, p.Index); err != nil {
+		return fmt.Errorf("attach %q to bridge %q: %w", p.HostName, p.Bridge, err)
+	}
+	return h.rt.Do(rtnl.SetBridgePort(p.flags()))
 }
 
 // bringUp gives the container's end its addresses, and announces them once the bridge

@@ -100,6 +100,7 @@ daemon() { pgrep -f "^[^ ]*$1.*$work" | head -1; }
 row 'RSS of both daemons, one container' "$(rss "$(daemon supervisord)" "$(daemon engined)")" "$(rss "$(daemon containerd)" "$(daemon dockerd)")" KiB
 
 . integration/bench/networks.sh
+. integration/bench/build.sh
 
 # --- the runtime alone, on docker's own bundle
 bundle=$(echo "$work"/stock/cd-run/io.containerd.runtime.v2.task/moby/*/)

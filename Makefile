@@ -30,9 +30,9 @@ $(SAMPLE): FORCE
 
 # The documentation generators of the flag library are not for the binaries.
 bin/engine: FORCE
-	$(GO_BUILD) -tags urfave_cli_no_docs -o $@ ./cmd/engine
+	$(GO_BUILD) -tags urfave_cli_no_docs,grpcnotrace -o $@ ./cmd/engine
 bin/engined: FORCE $(SAMPLE)
-	$(GO_BUILD) -tags sample,urfave_cli_no_docs -o $@ ./cmd/engined
+	$(GO_BUILD) -tags sample,urfave_cli_no_docs,grpcnotrace -o $@ ./cmd/engined
 bin/supervisord: FORCE
 	$(GO_BUILD) -tags urfave_cli_no_docs -o $@ ./cmd/supervisord
 bin/containerd-shim-strata-v2: FORCE

@@ -62,8 +62,10 @@ var bans = []ban{
 		[]string{"google.golang.org/grpc/codes", "google.golang.org/grpc/status"}, // ttrpc's errors are made of them
 	},
 	{
-		"only-engined/internal/supervisor-speaks-containerd",
-		func(pkg string) bool { return within(pkg, "engined") && pkg != "engined/internal/supervisor" },
+		"engined-speaks-grpc-to-the-supervisor-and-to-builders",
+		func(pkg string) bool {
+			return within(pkg, "engined") && pkg != "engined/internal/supervisor" && !within(pkg, "engined/internal/buildkit")
+		},
 		[]string{"github.com/containerd/containerd/api", "strata/proto", "google.golang.org/grpc"},
 		nil,
 	},

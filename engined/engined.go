@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -22,6 +23,7 @@ import (
 	"strata/engined/internal/httpapi"
 	"strata/engined/internal/images"
 	"strata/engined/internal/networks"
+	"strata/engined/internal/spec"
 	"strata/engined/internal/store"
 	"strata/engined/internal/supervisor"
 	"strata/engined/internal/volumes"
@@ -93,6 +95,9 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	if err := sweepVolumes(ctx, vols, ctrs); err != nil {
 		return err
 	}
+	if err := spec.LoadDefaultAppArmor(); err != nil {
+		ctxlog.From(ctx).Warn("containers are not confined by AppArmor", ctxlog.Error, err)
+	}
 	exs := execs.New(ctrs, sup, evts)
 	probes := health.New(exs, evts)
 	ctrs.Health = probes
@@ -103,15 +108,21 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 		return err
 	}
 	defer func() { _ = builds.Close() }() // every transaction is durable by itself
+	kit, err := buildkit.New(buildkitConfig(cfg, id, imgs, nets), builds)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = kit.Close() }() // what it loses is history
 	handler := httpapi.New(httpapi.Services{
 		Containers: ctrs, Execs: exs, Networks: nets, Images: imgs, Volumes: vols, Events: evts, Host: about,
-		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, Doctor: doctor{ctrs, nets, sup}.find,
+		Stats: containers.StatsSource{Service: ctrs, Sampler: sup}, Below: sup, Builder: builds, BuildKit: kit, Doctor: doctor{ctrs, nets, sup}.find,
 	})
 
 	g, gctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return afterReady(gctx, ready, builds.Run) })
+	g.Go(func() error { return kit.Run(gctx) })
 	g.Go(func() error { return nets.Run(gctx) })
 	g.Go(func() error { return probes.Run(gctx) })
 	g.Go(func() error { return follow(gctx, sup, ctrs, exs, ready) })

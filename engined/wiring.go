@@ -11,10 +11,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/host"
@@ -282,6 +285,14 @@ func buildConfig(cfg Config, c containers.Config) build.Config {
 	return build.Config{
 		DataRoot: cfg.DataRoot, ExecRoot: cfg.ExecRoot, Runtime: rt.Type, Options: rt.Options, ShimPath: c.ShimPath, Cgroup: c.Cgroup,
 		ShmSize: c.ShmSize, Ulimits: c.Ulimits, Seccomp: c.SeccompProfile, CgroupnsMode: c.CgroupnsMode,
+	}
+}
+
+func buildkitConfig(cfg Config, id string, imgs *images.Service, nets *networks.Manager) buildkit.Config {
+	name, _ := os.Hostname() // only told
+	return buildkit.Config{
+		DataRoot: cfg.DataRoot, ID: id, Hostname: name, Snapshotter: imgs.Snapshotter(), Version: version.Version, HostGateway: nets.HostGateway,
+		Platforms: func() []ocispec.Platform { return []ocispec.Platform{platforms.DefaultSpec()} },
 	}
 }
 

@@ -1,60 +1,75 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/url"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
-	units "github.com/docker/go-units"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/urfave/cli/v2"
 
-	"strata/pkg/api"
+	"strata/pkg/buildclient"
+	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/cliapp"
-	"strata/pkg/client"
-	"strata/pkg/runspec"
 )
 
 func buildCommand(s *session) cliapp.Command {
 	return cliapp.Command{
-		Name: "build", Args: "[OPTIONS] PATH|-", Min: 1, Max: 1,
+		Name: "build", Args: "[OPTIONS] PATH|URL|-", Min: 1, Max: 1,
 		Short: "Build an image from a Dockerfile",
 		Also:  []string{"image build", "builder build", "build"},
 		Flags: []cliapp.Flag{
 			listFlag("add-host", "", "Add a custom host-to-IP mapping (host:ip)"),
+			listFlag("allow", "", `Allow extra privileged entitlement ("network.host", "security.insecure")`),
+			listFlag("annotation", "", "Add annotation to the image"),
+			listFlag("attest", "", `Attestation parameters ("type=provenance,mode=max")`),
 			listFlag("build-arg", "", "Set build-time variables"),
-			listFlag("cache-from", "", "Images to consider as cache sources (not needed: the cache is the engine's own)"),
+			listFlag("build-context", "", "Additional build contexts (name=path)"),
+			listFlag("cache-from", "", `External cache sources ("user/app:cache", "type=registry,ref=…")`),
+			listFlag("cache-to", "", `Cache export destinations ("type=inline", "type=registry,ref=…")`),
+			{Name: "call", Kind: cliapp.String, Default: "build", Usage: `Method of evaluating the build ("check", "targets", "subrequests.describe")`},
 			stringFlag("cgroup-parent", "", "Set the parent cgroup for the RUN instructions"),
+			boolFlag("check", "", `Shorthand for "--call=check"`),
 			stringFlag("file", "f", `Name of the Dockerfile (default: "PATH/Dockerfile", "-" for STDIN)`),
-			boolFlag("force-rm", "", "Accepted: nothing is left of a command"),
+			{Name: "force-rm", Kind: cliapp.Bool, Hidden: true},
 			stringFlag("iidfile", "", "Write the image ID to a file"),
 			listFlag("label", "", "Set metadata for an image"),
+			boolFlag("load", "", `Shorthand for "--output=type=docker"`),
 			stringFlag("memory", "m", "Memory limit of commands"),
+			stringFlag("metadata-file", "", "Write build result metadata to a file"),
 			stringFlag("network", "", "Set the networking mode for the RUN instructions"),
 			boolFlag("no-cache", "", "Do not use cache when building the image"),
-			listFlag("output", "o", "Output destination; only type=image and type=docker (the engine's images) are implemented"),
-			stringFlag("platform", "", "Set the platform of the image (os[/arch[/variant]])"),
-			{Name: "progress", Kind: cliapp.String, Default: "auto", Usage: `Set type of progress output ("auto", "plain", "tty", "quiet", "rawjson")`, Check: checkProgress},
-			boolFlag("pull", "", "Always attempt to pull a newer version of the base images"),
+			listFlag("no-cache-filter", "", "Do not cache specified stages"),
+			listFlag("output", "o", `Output destination ("type=local,dest=path", "type=tar", "type=oci", "type=docker", "type=image,push=true")`),
+			listFlag("platform", "", "Set target platforms for build"),
+			{Name: "progress", Kind: cliapp.String, Default: defaultProgress(), Usage: `Set type of progress output ("auto", "plain", "tty", "quiet", "rawjson")`, Check: checkProgress},
+			stringFlag("provenance", "", `Shorthand for "--attest=type=provenance"`),
+			boolFlag("pull", "", "Always attempt to pull all referenced images"),
+			boolFlag("push", "", `Shorthand for "--output=type=registry"`),
 			boolFlag("quiet", "q", "Suppress the build output and print the image ID on success"),
-			{Name: "rm", Kind: cliapp.Bool, Default: "true", Usage: "Accepted: nothing is left of a command"},
+			{Name: "rm", Kind: cliapp.Bool, Default: "true", Hidden: true},
+			stringFlag("sbom", "", `Shorthand for "--attest=type=sbom"`),
 			listFlag("secret", "", "Secret to expose to the build (id=ID[,src=FILE|,env=VARIABLE])"),
 			stringFlag("shm-size", "", "Size of /dev/shm"),
-			listFlag("ssh", "", "SSH agent to expose to the build (not implemented)"),
+			listFlag("ssh", "", "SSH agent socket to expose to the build (default|id[=SOCKET])"),
 			listFlag("tag", "t", "Name and optionally a tag of the image (name:tag)"),
 			stringFlag("target", "", "Set the target build stage to build"),
 			listFlag("ulimit", "", "Ulimit options"),
 		},
 		Action: s.build,
 	}
+}
+
+// defaultProgress is what the user has set for all builds.
+func defaultProgress() string {
+	if v := os.Getenv("BUILDKIT_PROGRESS"); v != "" {
+		return v
+	}
+	return "auto"
 }
 
 func checkProgress(v string) error {
@@ -66,223 +81,114 @@ func checkProgress(v string) error {
 }
 
 func (s *session) build(ctx context.Context, c *cli.Context) error {
-	opts, err := s.buildOptions(ctx, c)
+	b := &buildclient.Build{Attrs: map[string]string{}, Dirs: map[string]string{}}
+	done, err := setBuildContext(b, c, s.stdin)
+	defer done()
 	if err != nil {
 		return err
 	}
-	src, err := openBuildContext(c.Args().First(), c.String("file"), s.stdin)
-	if err != nil {
-		return err
-	}
-	opts.Query.Set("dockerfile", src.dockerfile)
 	engine, err := s.api()
 	if err != nil {
 		return err
 	}
+	if err := s.setBuildOptions(ctx, b, c, engine); err != nil {
+		return err
+	}
 	quiet := c.Bool("quiet") || c.String("progress") == "quiet"
-	opts.Events = !quiet
-	start := time.Now()
-	pr, pw := io.Pipe()
-	sent := make(chan error, 1) // one result
-	go func() {
-		err := src.write(ctx, pw)
-		pw.CloseWithError(err) // never fails
-		sent <- err
-	}()
-	body, err := engine.ImageBuild(ctx, pr, opts)
-	if err != nil {
-		pr.CloseWithError(io.ErrClosedPipe) // ends the sender
-		if serr := <-sent; serr != nil && !errors.Is(serr, io.ErrClosedPipe) {
-			return serr
-		}
-		return err
-	}
-	defer body.Close()
-	view := s.newBuildView(c, quiet, start)
-	id, err := view.follow(body, src.text)
-	pr.CloseWithError(io.ErrClosedPipe) // ends the sender, should it still be there
-	<-sent
+	view := s.newBuildView(c, quiet)
+	stop := view.animate()
+	res, err := buildclient.Run(ctx, engine, *b, func(e *controlpb.StatusResponse) { view.tell(e) })
+	stop()
 	if ctx.Err() != nil {
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	view.end(err)
 	if err != nil {
-		return err
+		return buildError(err)
 	}
-	if quiet {
+	if res.Metadata != nil {
+		return s.showCall(c, res.Metadata)
+	}
+	return s.showResult(c, res, quiet, view)
+}
+
+// showResult says what the build made, where the user wants to know it.
+func (s *session) showResult(c *cli.Context, res buildclient.Result, quiet bool, view *buildView) error {
+	id := res.Response["containerimage.config.digest"]
+	if id == "" {
+		id = res.Response["containerimage.digest"]
+	}
+	switch {
+	case quiet && id != "":
 		fmt.Fprintln(s.stdout, id)
+	case !quiet:
+		view.built(id)
 	}
 	if file := c.String("iidfile"); file != "" {
-		return os.WriteFile(file, []byte(id), 0o666) //nolint:gosec // as docker does
-	}
-	return nil
-}
-
-// buildOptions turns the flags into options of POST /build.
-func (s *session) buildOptions(ctx context.Context, c *cli.Context) (client.BuildImage, error) {
-	q := url.Values{}
-	opts := client.BuildImage{Query: q}
-	if len(c.StringSlice("ssh")) > 0 {
-		return opts, cliapp.Exit(cliapp.StatusUsage, "engine build --ssh: not implemented")
-	}
-	for _, o := range c.StringSlice("output") {
-		if o != "type=image" && o != "type=docker" {
-			return opts, cliapp.Exit(cliapp.StatusUsage, "engine build --output %s: not implemented; use 'engine save' or 'engine export'", o)
+		if err := os.WriteFile(file, []byte(id), 0o666); err != nil { //nolint:gosec // as docker does
+			return err
 		}
 	}
-	q["t"], q["extrahosts"] = c.StringSlice("tag"), c.StringSlice("add-host")
-	for flag, key := range map[string]string{"target": "target", "platform": "platform", "network": "networkmode", "cgroup-parent": "cgroupparent"} {
-		if v := c.String(flag); v != "" {
-			q.Set(key, v)
-		}
-	}
-	for flag, key := range map[string]string{"no-cache": "nocache", "pull": "pull", "quiet": "q"} {
-		if c.Bool(flag) {
-			q.Set(key, "1")
-		}
-	}
-	if c.String("progress") == "quiet" {
-		q.Set("q", "1")
-	}
-	q.Set("rm", "1")
-	for flag, key := range map[string]string{"memory": "memory", "shm-size": "shmsize"} {
-		if v := c.String(flag); v != "" {
-			n, err := units.RAMInBytes(v)
-			if err != nil {
-				return opts, fmt.Errorf("invalid argument %q for --%s: %w", v, flag, err)
-			}
-			q.Set(key, strconv.FormatInt(n, 10))
-		}
-	}
-	if err := buildMaps(c, q, s.conf().ProxyEnv(environmentHost(), func(string) bool { return false })); err != nil {
-		return opts, err
-	}
-	var err error
-	if opts.Secrets, err = buildSecrets(c.StringSlice("secret")); err != nil {
-		return opts, err
-	}
-	opts.Auth, err = s.buildAuth(ctx)
-	return opts, err
-}
-
-// buildMaps adds the options that are JSON.
-func buildMaps(c *cli.Context, q url.Values, proxies []string) error {
-	args := map[string]*string{}
-	for _, kv := range proxies {
-		k, v, _ := strings.Cut(kv, "=")
-		args[k] = &v
-	}
-	for _, kv := range c.StringSlice("build-arg") {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok {
-			if v, ok = os.LookupEnv(k); !ok {
-				continue
-			}
-		}
-		args[k] = &v
-	}
-	labels := map[string]string{}
-	for _, kv := range c.StringSlice("label") {
-		k, v, _ := strings.Cut(kv, "=")
-		labels[k] = v
-	}
-	limits, err := runspec.ParseUlimits(c.StringSlice("ulimit"))
-	if err != nil {
-		return err
-	}
-	for key, v := range map[string]any{"buildargs": args, "labels": labels, "ulimits": limits} {
-		raw, err := json.Marshal(v)
+	if file := c.String("metadata-file"); file != "" {
+		raw, err := json.MarshalIndent(resultMetadata(res), "", "  ")
 		if err != nil {
 			return err
 		}
-		if s := string(raw); s != "{}" && s != "null" && s != "[]" {
-			q.Set(key, s)
-		}
+		return os.WriteFile(file, append(raw, '\n'), 0o666) //nolint:gosec // the same
 	}
 	return nil
 }
 
-// buildSecrets reads "id=x,src=FILE", "id=x,env=VAR" and "id=x" (variable x, or file x).
-func buildSecrets(list []string) (map[string][]byte, error) {
-	out := map[string][]byte{}
-	for _, spec := range list {
-		var id, src, env, kind string
-		for field := range strings.SplitSeq(spec, ",") {
-			k, v, ok := strings.Cut(field, "=")
-			if !ok {
-				return nil, fmt.Errorf("invalid --secret %q: field %q must be a key=value pair", spec, field)
-			}
-			switch k {
-			case "id":
-				id = v
-			case "src", "source":
-				src = v
-			case "env":
-				env = v
-			case "type":
-				kind = v
-			default:
-				return nil, fmt.Errorf("invalid --secret %q: unexpected key %q", spec, k)
-			}
-		}
-		if id == "" {
-			return nil, fmt.Errorf("invalid --secret %q: id is missing", spec)
-		}
-		if kind == "env" && env == "" {
-			env, src = src, ""
-		}
-		if env == "" && src == "" {
-			if _, ok := os.LookupEnv(id); ok && kind != "file" {
-				env = id
-			} else {
-				src = id
-			}
-		}
-		if env != "" {
-			v, ok := os.LookupEnv(env)
-			if !ok {
-				return nil, fmt.Errorf("secret %s: variable %s is not set", id, env)
-			}
-			out[id] = []byte(v)
+// resultMetadata is what the daemon said, with what is JSON in it as such.
+func resultMetadata(res buildclient.Result) map[string]any {
+	out := map[string]any{"buildx.build.ref": "default/default/" + res.Ref}
+	for k, v := range res.Response {
+		raw, err := base64.StdEncoding.DecodeString(v)
+		if err == nil && json.Valid(raw) && strings.HasPrefix(string(raw), "{") {
+			out[k] = json.RawMessage(raw)
 			continue
 		}
-		data, err := os.ReadFile(src)
-		if err != nil {
-			return nil, fmt.Errorf("secret %s: %w", id, err)
-		}
-		out[id] = data
+		out[k] = v
 	}
-	return out, nil
+	return out
 }
 
-// buildAuth are the credentials that the user has, for base images.
-func (s *session) buildAuth(ctx context.Context) (map[string]registry.AuthConfig, error) {
-	out := map[string]registry.AuthConfig{}
-	for _, server := range s.conf().Servers() {
-		cred, err := s.conf().Credential(ctx, server)
-		if err != nil {
-			return nil, err
-		}
-		if !cred.Empty() {
-			out[server] = authConfig(cred)
-		}
+// showCall prints the answer to --call, and ends with its status.
+func (s *session) showCall(c *cli.Context, md map[string][]byte) error {
+	_, format, _ := strings.Cut(c.String("call"), ",format=")
+	text := md["result.txt"]
+	if format == "json" {
+		text = append(slices.Clone(md["result.json"]), '\n')
 	}
-	return out, nil
+	if len(text) == 0 && string(md["result.statuscode"]) == "0" {
+		text = []byte("Check complete, no warnings found.\n")
+	}
+	if _, err := s.stdout.Write(text); err != nil {
+		return err
+	}
+	if v := string(md["result.statuscode"]); v != "" && v != "0" {
+		return cliapp.Exit(1, "")
+	}
+	return nil
 }
 
-// readBuildError shows where in the Dockerfile a build failed.
-func readBuildError(w io.Writer, e *api.BuildEvent, dockerfile []byte) {
-	if e == nil || e.Line == 0 || len(dockerfile) == 0 {
-		return
+// showBuilds lists the builds that the daemon remembers.
+func (s *session) showBuilds(ctx context.Context, c *cli.Context) error {
+	engine, err := s.api()
+	if err != nil {
+		return err
 	}
-	lines := bytes.Split(bytes.TrimRight(dockerfile, "\n"), []byte("\n"))
-	fmt.Fprintf(w, "Dockerfile:%d\n--------------------\n", e.Line)
-	end := max(e.EndLine, e.Line)
-	for n := max(1, e.Line-3); n <= min(len(lines), end+2); n++ {
-		mark := "   "
-		if n >= e.Line && n <= end {
-			mark = ">>>"
-		}
-		fmt.Fprintf(w, "%4d | %s %s\n", n, mark, lines[n-1])
+	conn, err := buildclient.Dial(engine)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintln(w, "--------------------")
+	defer conn.Close()
+	if ref := c.Args().First(); ref != "" {
+		return s.showStory(ctx, c, conn, ref)
+	}
+	list, err := buildRecords(ctx, conn)
+	if err != nil {
+		return buildError(err)
+	}
+	return writeBuilds(s.stdout, list, time.Now())
 }

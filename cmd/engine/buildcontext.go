@@ -4,8 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,64 +13,81 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/moby/patternmatcher"
-	"github.com/moby/patternmatcher/ignorefile"
+	"github.com/urfave/cli/v2"
+
+	"strata/pkg/buildclient"
+	"strata/pkg/buildkit"
 )
 
-// buildContext is what a build gets from the client.
-type buildContext struct {
-	dir        string    // "" if stream is the whole archive, or there is only a Dockerfile
-	stream     io.Reader // a tar
-	dockerfile string    // its name in the archive
-	text       []byte    // the Dockerfile, if it is known here
-	extra      bool      // text is not in dir
-	ignore     *patternmatcher.PatternMatcher
+// setBuildContext finds out what PATH and --file mean. done, never nil, removes what was
+// made for the build.
+func setBuildContext(b *buildclient.Build, c *cli.Context, stdin io.Reader) (done func(), err error) {
+	path, file := c.Args().First(), c.String("file")
+	set := &contextSetter{b: b, file: file, stdin: stdin}
+	switch {
+	case path == "-" && file == "-":
+		err = errors.New("invalid argument: can't use stdin for both build context and dockerfile")
+	case path == "-":
+		err = set.fromStdin()
+	case isRemoteContext(path):
+		err = set.fromURL(path)
+	default:
+		err = set.fromDir(path)
+	}
+	if err == nil {
+		err = namedContexts(b, c.StringSlice("build-context"))
+	}
+	return set.done, err
 }
 
-// openBuildContext finds out what PATH and --file mean.
-func openBuildContext(path, file string, stdin io.Reader) (*buildContext, error) {
-	b := &buildContext{dockerfile: filepath.ToSlash(file)}
-	if strings.Contains(path, "://") || strings.HasPrefix(path, "git@") {
-		return nil, fmt.Errorf("build from %s: not implemented; check the repository out and build from its directory", path)
+// isRemoteContext reports whether the daemon is to fetch the context.
+func isRemoteContext(path string) bool {
+	for _, p := range []string{"http://", "https://", "git://", "git@", "ssh://", "github.com/"} {
+		if strings.HasPrefix(path, p) {
+			return true
+		}
 	}
-	if path == "-" {
-		return b, b.readStdin(file, stdin)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("unable to prepare context: path %q not found", path)
-	}
-	if !info.IsDir() {
-		return nil, fmt.Errorf("unable to prepare context: context must be a directory: %s", path)
-	}
-	b.dir = path
-	if err := b.findDockerfile(file, stdin); err != nil {
-		return nil, err
-	}
-	return b, b.readIgnore(file)
+	return false
 }
 
-// readStdin takes a tar, or a Dockerfile alone.
-func (b *buildContext) readStdin(file string, stdin io.Reader) error {
-	if file == "-" {
-		return errors.New("invalid argument: can't use stdin for both build context and dockerfile")
+type contextSetter struct {
+	b     *buildclient.Build
+	file  string
+	stdin io.Reader
+	made  []string
+}
+
+func (s *contextSetter) done() {
+	for _, dir := range s.made {
+		_ = os.RemoveAll(dir) // in the directory for what nobody misses
 	}
-	r := bufio.NewReaderSize(stdin, 1<<16)
+}
+
+// fromStdin takes a tar, or a Dockerfile alone.
+func (s *contextSetter) fromStdin() error {
+	r := bufio.NewReaderSize(s.stdin, 1<<16)
 	head, err := r.Peek(512)
 	if len(head) == 0 {
 		return fmt.Errorf("unable to prepare context: nothing on stdin: %w", err)
 	}
 	if isArchiveHead(head) {
-		b.stream = r
+		s.b.Uploads = map[string]io.Reader{"context": r}
+		s.b.Attrs[buildkit.LocalContext] = buildclient.UploadURL("context")
+		if s.file != "" {
+			s.b.Attrs["filename"] = filepath.ToSlash(s.file)
+		}
 		return nil
 	}
-	if b.text, err = io.ReadAll(r); err != nil {
+	if s.file != "" {
+		return errors.New("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+	}
+	dir, err := s.temp()
+	if err != nil {
 		return err
 	}
-	b.dockerfile, b.extra = "Dockerfile", true
-	return nil
+	s.b.Dirs[buildkit.LocalContext] = dir
+	return s.dockerfileFrom(r)
 }
 
 func isArchiveHead(head []byte) bool {
@@ -84,173 +100,116 @@ func isArchiveHead(head []byte) bool {
 	return err == nil
 }
 
-func (b *buildContext) findDockerfile(file string, stdin io.Reader) error {
-	var err error
-	if file == "-" {
-		b.extra, b.dockerfile = true, unusedName()
-		b.text, err = io.ReadAll(stdin)
+func (s *contextSetter) temp() (string, error) {
+	dir, err := os.MkdirTemp("", "engine-build-")
+	if err == nil {
+		s.made = append(s.made, dir)
+	}
+	return dir, err
+}
+
+// dockerfileFrom takes a Dockerfile that is in no directory.
+func (s *contextSetter) dockerfileFrom(r io.Reader) error {
+	text, err := io.ReadAll(r)
+	if err != nil {
 		return err
 	}
-	full := file
-	if file == "" {
-		full = filepath.Join(b.dir, "Dockerfile")
+	dir, err := s.temp()
+	if err != nil {
+		return err
 	}
-	if b.text, err = os.ReadFile(full); err != nil {
+	s.dockerfileIn(dir, "Dockerfile")
+	s.b.Attrs["dockerfilekey"] = buildkit.LocalDockerfile
+	return os.WriteFile(filepath.Join(dir, "Dockerfile"), text, 0o600)
+}
+
+func (s *contextSetter) dockerfileIn(dir, name string) {
+	s.b.Dirs[buildkit.LocalDockerfile] = dir
+	s.b.Attrs["filename"] = name
+}
+
+func (s *contextSetter) fromURL(url string) error {
+	s.b.Attrs[buildkit.LocalContext] = url
+	switch {
+	case s.file == "-":
+		return s.dockerfileFrom(s.stdin)
+	case filepath.IsAbs(s.file):
+		s.dockerfileIn(filepath.Dir(s.file), filepath.Base(s.file))
+		s.b.Attrs["dockerfilekey"] = buildkit.LocalDockerfile
+	case s.file != "":
+		s.b.Attrs["filename"] = filepath.ToSlash(s.file)
+	}
+	return nil
+}
+
+func (s *contextSetter) fromDir(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("unable to prepare context: path %q not found", path)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("unable to prepare context: context must be a directory: %s", path)
+	}
+	s.b.Dirs[buildkit.LocalContext] = path
+	if s.b.SharedKey, err = sharedKey(path); err != nil {
+		return err
+	}
+	if s.file == "-" {
+		return s.dockerfileFrom(s.stdin)
+	}
+	full := s.file
+	if full == "" {
+		full = filepath.Join(path, "Dockerfile")
+	}
+	if _, err := os.Stat(full); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat %s: no such file or directory", full)
 		}
 		return err
 	}
-	rel, err := inContext(b.dir, full)
-	if err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-		b.extra, b.dockerfile = true, unusedName()
-		return nil //nolint:nilerr // it comes from elsewhere
-	}
-	b.dockerfile = filepath.ToSlash(rel)
+	s.dockerfileIn(filepath.Dir(full), filepath.Base(full))
 	return nil
 }
 
-// inContext returns the path of file below dir.
-func inContext(dir, file string) (string, error) {
-	absDir, err := filepath.Abs(dir)
+// sharedKey tells a directory of this machine from all others, without saying where it is.
+func sharedKey(path string) (string, error) {
+	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	absFile, err := filepath.Abs(file)
-	if err != nil {
-		return "", err
-	}
-	return filepath.Rel(absDir, absFile)
+	machine, _ := os.ReadFile("/etc/machine-id") // where there is none, the name must do
+	host, _ := os.Hostname()                     // the same
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", machine, host, abs))
+	return hex.EncodeToString(sum[:16]), nil
 }
 
-func unusedName() string {
-	var b [10]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read, Go 1.24
-	return ".dockerfile." + hex.EncodeToString(b[:])
-}
-
-// readIgnore reads NAME.dockerignore beside the Dockerfile, or .dockerignore.
-func (b *buildContext) readIgnore(file string) error {
-	candidates := []string{filepath.Join(b.dir, ".dockerignore")}
-	if file != "" && file != "-" {
-		candidates = append([]string{file + ".dockerignore"}, candidates...)
-	} else if file == "" {
-		candidates = append([]string{filepath.Join(b.dir, "Dockerfile.dockerignore")}, candidates...)
-	}
-	for _, name := range candidates {
-		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
+// namedContexts reads NAME=PATH, NAME=URL, NAME=docker-image://REFERENCE.
+func namedContexts(b *buildclient.Build, list []string) error {
+	for _, spec := range list {
+		name, value, ok := strings.Cut(spec, "=")
+		if !ok || name == "" || value == "" {
+			return fmt.Errorf("invalid context value: %s, expected key=value", spec)
+		}
+		name = strings.ToLower(name)
+		if strings.HasPrefix(value, "oci-layout://") {
+			return fmt.Errorf("--build-context %s: OCI layouts: not implemented", spec)
+		}
+		if isRemoteContext(value) || strings.HasPrefix(value, "docker-image://") {
+			b.Attrs["context:"+name] = value
 			continue
 		}
+		info, err := os.Stat(value)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("not a directory: %s", value)
+		}
+		if err != nil {
+			return fmt.Errorf("failed to get build context %s: %w", name, err)
+		}
+		key, err := sharedKey(value)
 		if err != nil {
 			return err
 		}
-		patterns, err := ignorefile.ReadAll(f)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if b.ignore, err = patternmatcher.New(patterns); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
+		b.Dirs[name], b.Attrs["context:"+name], b.Attrs["sharedkey:localdir:"+name] = value, "local:"+name, key
 	}
 	return nil
-}
-
-// write sends the context as a tar.
-func (b *buildContext) write(ctx context.Context, w io.Writer) error {
-	if b.stream != nil {
-		_, err := io.Copy(w, b.stream)
-		return err
-	}
-	buf := bufio.NewWriterSize(w, 1<<18)
-	tw := tar.NewWriter(buf)
-	if b.dir != "" {
-		if err := filepath.WalkDir(b.dir, func(name string, d fs.DirEntry, err error) error {
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				return err
-			}
-			return b.entry(tw, name, d)
-		}); err != nil {
-			return err
-		}
-	}
-	if b.extra {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: b.dockerfile, Mode: 0o600, Size: int64(len(b.text)), ModTime: time.Unix(0, 0)}
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := tw.Write(b.text); err != nil {
-			return err
-		}
-	}
-	if err := tw.Close(); err != nil {
-		return err
-	}
-	return buf.Flush()
-}
-
-func (b *buildContext) entry(tw *tar.Writer, name string, d fs.DirEntry) error {
-	rel, err := filepath.Rel(b.dir, name)
-	if err != nil || rel == "." {
-		return err
-	}
-	rel = filepath.ToSlash(rel)
-	if skip, err := b.skip(rel, d.IsDir()); skip || err != nil {
-		return err
-	}
-	info, err := d.Info()
-	if err != nil {
-		return err
-	}
-	if info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice) != 0 {
-		return nil
-	}
-	link := ""
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if link, err = os.Readlink(name); err != nil {
-			return err
-		}
-	}
-	h, err := tar.FileInfoHeader(info, link)
-	if err != nil {
-		return err
-	}
-	h.Name, h.Uid, h.Gid, h.Uname, h.Gname = rel, 0, 0, "", ""
-	h.AccessTime, h.ChangeTime, h.ModTime = time.Time{}, time.Time{}, h.ModTime.Truncate(time.Second) // a layer has whole seconds
-	if d.IsDir() {
-		h.Name += "/"
-	}
-	if err := tw.WriteHeader(h); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := io.CopyN(tw, f, h.Size); err != nil {
-		return fmt.Errorf("%s changed while it was read: %w", name, err)
-	}
-	return nil
-}
-
-// skip reports whether .dockerignore leaves a file out. A directory is not entered if
-// nothing in it can be wanted.
-func (b *buildContext) skip(rel string, isDir bool) (bool, error) {
-	if b.ignore == nil || rel == b.dockerfile || rel == ".dockerignore" {
-		return false, nil
-	}
-	out, err := b.ignore.MatchesOrParentMatches(rel)
-	if err != nil || !out {
-		return false, err
-	}
-	if isDir && !b.ignore.Exclusions() && !strings.HasPrefix(b.dockerfile, rel+"/") {
-		return true, filepath.SkipDir
-	}
-	return true, nil
 }

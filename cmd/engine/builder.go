@@ -17,7 +17,7 @@ import (
 func builderGroup(s *session) cliapp.Command {
 	return cliapp.Command{
 		Name: "builder", Section: managementSection, Short: "Manage builds",
-		Commands: []cliapp.Command{plain(buildCommand(s)), builderDiskUsageCommand(s), builderPruneCommand(s)},
+		Commands: []cliapp.Command{plain(buildCommand(s)), builderDiskUsageCommand(s), builderPruneCommand(s), builderHistoryCommand(s)},
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,56 +8,47 @@ import (
 	"sync"
 	"time"
 
+	units "github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
-	"strata/pkg/api"
+	"strata/pkg/buildclient"
+	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/term"
 )
-
-// buildMessage is a line of the answer to POST /build.
-type buildMessage struct {
-	Stream string          `json:"stream"`
-	Status string          `json:"status"`
-	ID     string          `json:"id"`
-	Error  string          `json:"error"`
-	Aux    json.RawMessage `json:"aux"`
-	Detail struct {
-		Code int `json:"code"`
-	} `json:"errorDetail"`
-}
 
 // buildView shows a build: plain lines, a live graph, or nothing.
 type buildView struct {
 	out     io.Writer
-	result  io.Writer // where a build's own text goes
-	mode    string    // plain, tty, quiet, rawjson
+	mode    string // plain, tty, quiet, rawjson
 	started time.Time
 	width   func() (height, width int)
 
 	mu    sync.Mutex
-	steps []buildLine
-	drawn int // lines on the screen
+	steps map[string]*buildStep // by digest
+	shown []*buildStep          // in the order in which they began
+	last  *buildStep            // that the last plain line was of
+	drawn int                   // lines on the screen
 	notes []string
-	fail  *api.BuildEvent
-	id    string
 }
 
-// buildLine is one step of the graph.
-type buildLine struct {
-	api.BuildStep
-	began   time.Time
-	took    time.Duration
-	state   string // "", running, done, cached, error
-	partial string
-	tail    []string // last lines of output
-	touched bool
+// buildStep is one step of the graph.
+type buildStep struct {
+	number   int // from 1; zero if it has not begun
+	name     string
+	began    time.Time
+	ended    time.Time
+	cached   bool
+	err      string
+	partial  string
+	tail     []string // last lines of output
+	statuses []*controlpb.VertexStatus
 }
 
 // tailLines is how many lines of a failed step's output are shown again.
 const tailLines = 20
 
-func (s *session) newBuildView(c *cli.Context, quiet bool, start time.Time) *buildView {
-	v := &buildView{out: s.stderr, result: s.stdout, mode: c.String("progress"), started: start}
+func (s *session) newBuildView(c *cli.Context, quiet bool) *buildView {
+	v := newBuildView(s.stderr, c.String("progress"))
 	f := s.stdoutFile()
 	tty := f != nil && isTerminal(s.stdout)
 	switch {
@@ -73,170 +63,179 @@ func (s *session) newBuildView(c *cli.Context, quiet bool, start time.Time) *bui
 	return v
 }
 
-// follow shows the answer until it ends, and returns the image's id.
-func (v *buildView) follow(body io.Reader, dockerfile []byte) (string, error) {
-	stop := v.animate()
-	err := v.read(body)
-	stop()
+func newBuildView(out io.Writer, mode string) *buildView {
+	return &buildView{out: out, mode: mode, started: time.Now(), steps: map[string]*buildStep{}}
+}
+
+// tell takes what the daemon says.
+func (v *buildView) tell(e *controlpb.StatusResponse) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.mode == "rawjson" {
+		writeRawStatus(v.out, e)
+	}
+	for _, x := range e.Vertexes {
+		v.vertex(x)
+	}
+	for _, x := range e.Statuses {
+		v.status(x)
+	}
+	for _, x := range e.Logs {
+		if st := v.step(x.Vertex); st.number > 0 {
+			v.output(st, x.Timestamp.AsTime(), string(x.Msg))
+		}
+	}
+	for _, x := range e.Warnings {
+		v.notes = append(v.notes, "warning: "+string(x.Short))
+	}
+}
+
+func (v *buildView) step(digest string) *buildStep {
+	st := v.steps[digest]
+	if st == nil {
+		st = &buildStep{}
+		v.steps[digest] = st
+	}
+	return st
+}
+
+func (v *buildView) vertex(x *controlpb.Vertex) {
+	st := v.step(x.Digest)
+	st.name, st.cached = strings.ReplaceAll(x.Name, "\n", " "), x.Cached
+	if x.Started == nil {
+		return
+	}
+	if st.number == 0 {
+		v.shown = append(v.shown, st)
+		st.number = len(v.shown)
+		v.line(st, "%s", st.name)
+	}
+	st.began = x.Started.AsTime()
+	if x.Completed == nil || !st.ended.IsZero() {
+		return
+	}
+	st.ended, st.err = x.Completed.AsTime(), x.Error
+	if st.partial != "" {
+		v.output(st, st.ended, "\n")
+	}
+	switch {
+	case st.err != "" && strings.Contains(st.err, "context canceled"):
+		v.line(st, "CANCELED")
+	case st.err != "":
+		v.line(st, "ERROR: %s", st.err)
+	case st.cached:
+		v.line(st, "CACHED")
+	default:
+		v.line(st, "DONE %.1fs", st.took())
+	}
+}
+
+// line writes a plain line about a step; lines of another step come after an empty one.
+func (v *buildView) line(st *buildStep, format string, args ...any) {
+	if v.mode != "plain" {
+		return
+	}
+	if v.last != nil && v.last != st {
+		fmt.Fprintln(v.out)
+	}
+	v.last = st
+	fmt.Fprintf(v.out, "#%d "+format+"\n", append([]any{st.number}, args...)...)
+}
+
+// status keeps a measure of a step; at its end it is worth a plain line.
+func (v *buildView) status(x *controlpb.VertexStatus) {
+	st := v.step(x.Vertex)
+	found := false
+	for i, old := range st.statuses {
+		if old.ID == x.ID {
+			found = true
+			if old.Completed != nil {
+				return
+			}
+			st.statuses[i] = x
+		}
+	}
+	if !found {
+		st.statuses = append(st.statuses, x)
+	}
+	if x.Completed != nil && st.number > 0 {
+		v.line(st, "%s done", measure(x))
+	}
+}
+
+func measure(x *controlpb.VertexStatus) string {
+	switch {
+	case x.Total > 0:
+		return fmt.Sprintf("%s %s / %s", x.ID, units.HumanSize(float64(x.Current)), units.HumanSize(float64(x.Total)))
+	case x.Current > 0:
+		return fmt.Sprintf("%s %s", x.ID, units.HumanSize(float64(x.Current)))
+	}
+	return x.ID
+}
+
+func (v *buildView) output(st *buildStep, at time.Time, text string) {
+	lines := strings.Split(st.partial+text, "\n")
+	st.partial = lines[len(lines)-1]
+	for _, line := range lines[:len(lines)-1] {
+		line = strings.TrimRight(line, "\r")
+		v.line(st, "%.3f %s", max(0, at.Sub(st.began).Seconds()), line)
+		if st.tail = append(st.tail, line); len(st.tail) > tailLines {
+			st.tail = st.tail[1:]
+		}
+	}
+}
+
+func (st *buildStep) took() float64 {
+	end := st.ended
+	if end.IsZero() {
+		end = time.Now()
+	}
+	return max(0, end.Sub(st.began).Seconds())
+}
+
+// end shows what is left to be shown when the build has ended.
+func (v *buildView) end(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.mode == "tty" {
 		v.draw(true)
 	}
-	if v.mode != "quiet" && v.mode != "rawjson" {
-		if err != nil {
-			v.failure(dockerfile)
-		}
-		for _, n := range v.notes {
-			fmt.Fprintln(v.out, n)
-		}
-		if err == nil && v.id != "" && len(v.steps) > 0 {
-			fmt.Fprintf(v.out, "built %s in %.1fs\n", v.id, time.Since(v.started).Seconds())
-		}
-	}
-	if err == nil && v.id == "" {
-		return "", errors.New("the build ended without an image")
-	}
-	return v.id, err
-}
-
-func (v *buildView) read(body io.Reader) error {
-	dec := json.NewDecoder(body)
-	for {
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		var m buildMessage
-		if err := json.Unmarshal(raw, &m); err != nil {
-			return err
-		}
-		if v.mode == "rawjson" {
-			fmt.Fprintf(v.out, "%s\n", raw)
-		}
-		if m.Error != "" {
-			return errors.New(m.Error)
-		}
-		if err := v.message(m); err != nil {
-			return err
-		}
-	}
-}
-
-func (v *buildView) message(m buildMessage) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case m.ID == api.BuildEventID:
-		var e api.BuildEvent
-		if err := json.Unmarshal(m.Aux, &e); err != nil {
-			return err
-		}
-		v.event(&e)
-	case len(m.Aux) > 0:
-		var id struct{ ID string }
-		if json.Unmarshal(m.Aux, &id) == nil && id.ID != "" {
-			v.id = id.ID
-		}
-	case v.mode == "quiet", v.mode == "rawjson":
-		if strings.HasPrefix(m.Stream, "sha256:") {
-			v.id = strings.TrimSpace(m.Stream)
-		}
-	case m.Stream != "": // a daemon without events
-		fmt.Fprint(v.result, m.Stream)
-	case m.Status != "" && v.mode == "plain":
-		fmt.Fprintln(v.out, strings.TrimSpace(m.ID+" "+m.Status))
-	}
-	return nil
-}
-
-// event keeps the graph. Preconditions: mu is held.
-func (v *buildView) event(e *api.BuildEvent) {
-	var l *buildLine
-	if e.ID < len(v.steps) {
-		l = &v.steps[e.ID]
-	}
-	switch e.Kind {
-	case api.BuildPlanned:
-		for _, st := range e.Steps {
-			v.steps = append(v.steps, buildLine{BuildStep: st})
-		}
-		return
-	case api.BuildWarning:
-		v.notes = append(v.notes, fmt.Sprintf("warning: %s: %s (line %d)", e.Rule, e.Text, e.Line))
-		return
-	case api.BuildFailed:
-		v.fail = e
-		return
-	case api.BuildPulling:
-		v.plain("%s", e.Text)
+	if v.mode == "rawjson" {
 		return
 	}
-	if l == nil {
+	if err != nil {
+		v.failure()
+	}
+	if v.mode == "quiet" {
 		return
 	}
-	switch e.Kind {
-	case api.BuildStarted:
-		l.state, l.began, l.touched = "running", time.Now(), true
-		v.plain("#%d [%s] %s", l.ID, l.Stage, l.Name)
-	case api.BuildOutput:
-		v.output(l, e.Text)
-	case api.BuildEnded:
-		v.ended(l, e)
+	if v.mode == "plain" && len(v.notes) > 0 {
+		fmt.Fprintln(v.out)
+	}
+	for _, n := range v.notes {
+		fmt.Fprintln(v.out, n)
 	}
 }
 
-func (v *buildView) plain(format string, args ...any) {
-	if v.mode == "plain" {
-		fmt.Fprintf(v.out, format+"\n", args...)
-	}
-}
-
-func (v *buildView) output(l *buildLine, text string) {
-	lines := strings.Split(l.partial+text, "\n")
-	l.partial = lines[len(lines)-1]
-	for _, line := range lines[:len(lines)-1] {
-		line = strings.TrimRight(line, "\r")
-		v.plain("#%d %.3f %s", l.ID, time.Since(l.began).Seconds(), line)
-		if l.tail = append(l.tail, line); len(l.tail) > tailLines {
-			l.tail = l.tail[1:]
+// failure shows the last output of the step that failed.
+func (v *buildView) failure() {
+	for _, st := range v.shown {
+		if st.err != "" && !strings.Contains(st.err, "context canceled") && len(st.tail) > 0 {
+			fmt.Fprintf(v.out, "------\n > %s:\n%s\n------\n", st.name, strings.Join(st.tail, "\n"))
 		}
 	}
 }
 
-func (v *buildView) ended(l *buildLine, e *api.BuildEvent) {
-	if l.partial != "" {
-		v.output(l, "\n")
+// built says what came of it.
+func (v *buildView) built(id string) {
+	if v.mode == "rawjson" {
+		return
 	}
-	if !l.touched && e.Error == "" {
-		v.plain("#%d [%s] %s", l.ID, l.Stage, l.Name)
+	what := "built"
+	if id != "" {
+		what += " " + id
 	}
-	l.took, l.touched = e.Took, true
-	switch {
-	case e.Error != "":
-		l.state = "error"
-		v.plain("#%d ERROR: %s", l.ID, e.Error)
-	case e.Cached:
-		l.state = "cached"
-		v.plain("#%d CACHED", l.ID)
-	default:
-		l.state = "done"
-		v.plain("#%d DONE %.1fs", l.ID, e.Took.Seconds())
-	}
-}
-
-// failure shows the last output of the step that failed, and its lines.
-func (v *buildView) failure(dockerfile []byte) {
-	for i := range v.steps {
-		l := &v.steps[i]
-		if v.fail == nil || l.state != "error" || l.Name != v.fail.Text || len(l.tail) == 0 {
-			continue
-		}
-		fmt.Fprintf(v.out, "------\n > [%s] %s:\n%s\n------\n", l.Stage, l.Name, strings.Join(l.tail, "\n"))
-	}
-	readBuildError(v.out, v.fail, dockerfile)
+	fmt.Fprintf(v.out, "%s in %.1fs\n", what, time.Since(v.started).Seconds())
 }
 
 // frame is the time between two pictures.
@@ -271,14 +270,11 @@ func (v *buildView) draw(last bool) {
 	height, width := v.width()
 	var lines []string
 	done := 0
-	for i := range v.steps {
-		l := &v.steps[i]
-		if l.state != "" && l.state != "running" {
+	for _, st := range v.shown {
+		if !st.ended.IsZero() {
 			done++
 		}
-		if l.touched {
-			lines = append(lines, l.text(width)...)
-		}
+		lines = append(lines, st.text(width)...)
 	}
 	head := fmt.Sprintf("[+] building %.1fs (%d/%d)", time.Since(v.started).Seconds(), done, len(v.steps))
 	if !last && height > 4 && len(lines) > height-3 {
@@ -296,32 +292,42 @@ func (v *buildView) draw(last bool) {
 	fmt.Fprint(v.out, b.String())
 }
 
-// text is a step as lines of the graph: itself, and its last output while it runs.
-func (l *buildLine) text(width int) []string {
+// text is a step as lines of the graph: itself, and while it runs its measures and its last
+// output.
+func (st *buildStep) text(width int) []string {
 	if width < 40 {
 		width = 80
 	}
-	took := l.took
 	mark := "=>"
-	switch l.state {
-	case "running":
-		took = time.Since(l.began)
-	case "cached":
-		mark = "=> CACHED"
-	case "error":
+	switch {
+	case st.err != "" && strings.Contains(st.err, "context canceled"):
+		mark = "=> CANCELED"
+	case st.err != "":
 		mark = "=> ERROR"
+	case st.cached:
+		mark = "=> CACHED"
 	}
-	left := fmt.Sprintf(" %s [%s] %s", mark, l.Stage, strings.ReplaceAll(l.Name, "\n", " "))
-	right := fmt.Sprintf("%.1fs", took.Seconds())
+	left := []rune(fmt.Sprintf(" %s %s", mark, strings.Map(printable, st.name)))
+	right := fmt.Sprintf("%.1fs", st.took())
 	if room := width - len(right) - 2; len(left) > room {
 		left = left[:room]
 	}
-	out := []string{left + strings.Repeat(" ", max(1, width-1-len(left)-len(right))) + right}
-	if l.state == "running" {
-		for _, t := range l.tail[max(0, len(l.tail)-3):] {
-			t = " => => # " + strings.Map(printable, t)
-			out = append(out, t[:min(len(t), width-1)])
+	out := []string{string(left) + strings.Repeat(" ", max(1, width-1-len(left)-len(right))) + right}
+	if !st.ended.IsZero() {
+		return out
+	}
+	var below []string
+	for _, x := range st.statuses {
+		if x.Completed == nil {
+			below = append(below, measure(x))
 		}
+	}
+	for _, t := range st.tail[max(0, len(st.tail)-3):] {
+		below = append(below, "# "+t)
+	}
+	for _, t := range below {
+		line := []rune(" => => " + strings.Map(printable, t))
+		out = append(out, string(line[:min(len(line), width-1)]))
 	}
 	return out
 }
@@ -332,4 +338,10 @@ func printable(r rune) rune {
 		return -1
 	}
 	return r
+}
+
+// buildError is an error of a build as people see it, with the lines of the Dockerfile.
+func buildError(err error) error {
+	text, sources := buildclient.Explain(err)
+	return errors.New(sources + text)
 }

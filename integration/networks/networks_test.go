@@ -449,7 +449,7 @@ func TestWhatOthersBreakIsMended(t *testing.T) {
 func TestNetworkInspectHasDockerdsShape(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
-	docker := stockDocker(t, s)
+	docker := s.StockDocker()
 	ours := func(args ...string) harness.Result { return s.Docker(args...) }
 	stock := func(args ...string) harness.Result { return s.Run(docker(args...)) }
 	archive := s.BusyboxArchive()

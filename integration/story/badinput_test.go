@@ -33,6 +33,8 @@ func TestBadInputAtTheCommandLine(t *testing.T) {
 		{"bad memory", []string{"run", "-m", "lots", "busybox:test"}, 125, "lots"},
 		{"unknown network", []string{"run", "--rm", "--network", "nowhere", "busybox:test", "true"}, 125, "nowhere"},
 		{"unknown log driver", []string{"run", "--rm", "--log-driver", "carrier-pigeon", "busybox:test", "true"}, 125, "carrier-pigeon"},
+		{"signal 0", []string{"kill", "-s", "0", "taken"}, 1, "invalid signal: 0"},
+		{"no such signal", []string{"kill", "-s", "999", "taken"}, 1, "does not support signal 999"},
 		{"rm of a running container", []string{"rm", "taken"}, 1, "stop the container before removing or force remove"},
 		{"unknown command", []string{"frob"}, 1, "frob"},
 		{"exec in nothing", []string{"exec", "nobody-here", "true"}, 1, "No such container: nobody-here"},

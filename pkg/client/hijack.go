@@ -54,6 +54,11 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) { return s.r.WriteTo(w) }
 
 // hijack sends r on a connection of its own and takes the connection over.
 func (c *Client) hijack(ctx context.Context, r request) (*Stream, error) {
+	return c.hijackAs(ctx, "tcp", r)
+}
+
+// hijackAs is hijack for a protocol of another name.
+func (c *Client) hijackAs(ctx context.Context, protocol string, r request) (*Stream, error) {
 	version, err := c.Version(ctx)
 	if err != nil {
 		return nil, err
@@ -66,7 +71,7 @@ func (c *Client) hijack(ctx context.Context, r request) (*Stream, error) {
 		req.Header.Set("Content-Type", "text/plain")
 	}
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "tcp")
+	req.Header.Set("Upgrade", protocol)
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, c.transportError(ctx, err)

@@ -68,12 +68,19 @@ func (s *Service) handle(ctx context.Context, c *Container, f taskFact) {
 	defer c.unlock()
 	switch st := c.State(); f.Kind {
 	case supervisor.TaskEventExit:
-		if st.Status.HasTask() && (f.PID == 0 || st.PID == 0 || f.PID == st.PID) {
+		switch {
+		case !st.Status.HasTask():
+		case f.PID == 0 || st.PID == 0 || f.PID == st.PID:
 			s.exited(ctx, c, supervisor.ExitStatus{PID: f.PID, Code: f.ExitCode, At: f.At})
+		default: // of an earlier run, or of a later one whose start was missed
+			s.resync(ctx, c)
 		}
 	case supervisor.TaskEventStart:
-		if st.Status == Restarting {
+		switch {
+		case st.Status == Restarting:
 			s.started(ctx, c, f.PID, st.Restarts+1, f.At)
+		case st.Status.HasTask() && f.PID != 0 && f.PID != st.PID:
+			s.resync(ctx, c)
 		}
 	case supervisor.TaskEventPaused:
 		if st.Status == Running {

@@ -230,6 +230,11 @@ func (s *Service) prepare(ctx context.Context, c *Container, steps *stepTimer) (
 			return prepared{}, err
 		}
 	}
+	if spec.WantsDefaultAppArmor(d.Host) {
+		if err := spec.LoadDefaultAppArmor(); err != nil && !errdefs.IsNotFound(err) { // that was said when the engine started
+			return prepared{}, err
+		}
+	}
 	if err := failpoint.Hit("containers/prepare/ready"); err != nil {
 		return prepared{}, err
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -217,6 +218,9 @@ func (h *Host) cgroups(info *system.Info, cfg Config) {
 func (h *Host) security(info *system.Info, cfg Config) {
 	if spec.AppArmorSupported() {
 		info.SecurityOptions = append(info.SecurityOptions, "name=apparmor")
+		if spec.AppArmorProfile(&container.HostConfig{}) == "" {
+			info.Warnings = append(info.Warnings, "WARNING: AppArmor is on, but profile docker-default is not loaded: containers are not confined by it")
+		}
 	}
 	if spec.SeccompSupported() {
 		info.SecurityOptions = append(info.SecurityOptions, "name=seccomp,profile=builtin")

@@ -21,15 +21,16 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/filters"
 	"strata/engined/internal/images"
-	"strata/pkg/api"
 	"strata/pkg/registry"
 )
 
-// buildAPI serves the classic builder's routes.
+// buildAPI serves the classic builder's routes, and opens the way to BuildKit's protocol.
 type buildAPI struct {
 	builder *build.Service
+	kit     *buildkit.Service
 }
 
 func (a buildAPI) routes() []route {
@@ -44,18 +45,18 @@ func (a buildAPI) routes() []route {
 		{http.MethodPost, "/build/prune", a.prune},
 		{http.MethodPost, "/build/cancel", a.cancel},
 		{http.MethodGet, "/build/usage", a.usage},
-		absent("POST /session", http.StatusNotImplemented, "BuildKit sessions: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
-		absent("POST /grpc", http.StatusNotImplemented, "BuildKit's protocol: not implemented; set DOCKER_BUILDKIT=0 or use \"engine build\""),
+		{http.MethodPost, "/session", a.session},
+		{http.MethodPost, "/grpc", a.grpc},
 	}
 }
 
 // maxPadding bounds what may follow a context's archive, in bytes.
 const maxPadding = 64 << 20
 
-// maxSecrets bounds what comes in the header of secrets, decoded, in bytes.
-const maxSecrets = 512 << 10
-
 func (a buildAPI) build(w http.ResponseWriter, r *request) error {
+	if r.Query("version") == "2" {
+		return a.buildByKit(w, r)
+	}
 	req, err := buildRequest(r)
 	if err != nil {
 		return err
@@ -147,9 +148,6 @@ func buildRequest(r *request) (build.Request, error) {
 		}
 		req.Platforms = append(req.Platforms, parsed)
 	}
-	if q.Get("remote") == "client-session" || q.Get("version") == "2" {
-		return req, fmt.Errorf("BuildKit's build by session; set DOCKER_BUILDKIT=0 or use \"engine build\": %w", errdefs.ErrNotImplemented)
-	}
 	if r.Bool("squash") {
 		return req, fmt.Errorf("squash: %w", errdefs.ErrNotImplemented)
 	}
@@ -190,9 +188,7 @@ func buildRequest(r *request) (build.Request, error) {
 	if req.Auth, err = registryConfig(r.Header.Get("X-Registry-Config")); err != nil {
 		return req, err
 	}
-	req.Secrets, err = secrets(r.Header.Get(api.SecretsHeader))
-	r.Header.Del(api.SecretsHeader)
-	return req, err
+	return req, nil
 }
 
 func queryJSON(q url.Values, name string, v any) error {
@@ -264,32 +260,8 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(s)
 }
 
-// secrets reads our own header: JSON of id to bytes, base64.
-func secrets(header string) (build.SecretMap, error) {
-	if header == "" {
-		return nil, nil
-	}
-	raw, err := decodeBase64(header)
-	if err == nil && len(raw) > 2*maxSecrets {
-		err = fmt.Errorf("more than %d bytes", maxSecrets)
-	}
-	out := build.SecretMap{}
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: cannot be read: %w", api.SecretsHeader, errdefs.ErrInvalidArgument) // its content is not for messages
-	}
-	return out, nil
-}
-
-// cancel is for the session protocol; a classic build is cancelled by hanging up.
-func (a buildAPI) cancel(http.ResponseWriter, *request) error {
-	return fmt.Errorf("cancel of a build by id: %w", errdefs.ErrNotImplemented)
-}
-
 func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
-	list, err := buildCache(r.Context(), a.builder)
+	list, err := buildCache(r.Context(), a.kit)
 	if err != nil {
 		return err
 	}
@@ -297,11 +269,11 @@ func (a buildAPI) usage(w http.ResponseWriter, r *request) error {
 }
 
 // buildCache is the cache in the API's words.
-func buildCache(ctx context.Context, s *build.Service) ([]apibuild.CacheRecord, error) {
+func buildCache(ctx context.Context, s *buildkit.Service) ([]apibuild.CacheRecord, error) {
 	if s == nil {
 		return []apibuild.CacheRecord{}, nil
 	}
-	list, err := s.DiskUsage(ctx)
+	list, err := s.Usage(ctx)
 	out := make([]apibuild.CacheRecord, 0, len(list))
 	for _, u := range list {
 		used := u.LastUsedAt
@@ -338,9 +310,13 @@ func (a buildAPI) prune(w http.ResponseWriter, r *request) error {
 		}
 		p.Until = time.Now().Add(-d)
 	}
-	done, err := a.builder.Prune(r.Context(), p)
+	gone, err := a.kit.Prune(r.Context(), p)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, pruneBuildResponse{done.IDs, done.Reclaimed})
+	out := pruneBuildResponse{CachesDeleted: []string{}}
+	for _, u := range gone {
+		out.CachesDeleted, out.SpaceReclaimed = append(out.CachesDeleted, u.ID), out.SpaceReclaimed+u.Size
+	}
+	return writeJSON(w, http.StatusOK, out)
 }

@@ -9,24 +9,20 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/dockerfile"
-	"strata/pkg/api"
 	"strata/pkg/identifiers"
 )
 
 // maxWaiting bounds the output that waits for its step's turn, in bytes.
 const maxWaiting = 2 << 20
 
-// buildStory tells of a build: to docker's clients as the classic builder did, one step
-// after the other in the order of the Dockerfile, and to ours as it happens. It implements
-// build.Observer.
+// buildStory tells of a build as the classic builder did: one step after the other, in the
+// order of the Dockerfile. It implements build.Observer.
 type buildStory struct {
 	out   *progressStream
 	quiet bool
-	graph bool // the client wants events (api.BuildEvent)
 
 	mu    sync.Mutex
 	plan  *dockerfile.Plan
@@ -38,35 +34,22 @@ type buildStory struct {
 
 // tale is what is known of a vertex.
 type tale struct {
-	id        int
 	container string
-	began     time.Time
 	waiting   []byte // output until its turn
 	clipped   bool
 	end       *build.Ending
 }
 
 func newBuildStory(out *progressStream, r *request) *buildStory {
-	return &buildStory{out: out, quiet: r.Bool("q"), graph: r.Header.Get(api.BuildEventsHeader) != "", tales: map[*dockerfile.Vertex]*tale{}}
+	return &buildStory{out: out, quiet: r.Bool("q"), tales: map[*dockerfile.Vertex]*tale{}}
 }
 
 // say writes to the classic stream.
 func (s *buildStory) say(text string) {
-	switch {
-	case s.graph:
-	case s.quiet:
-		if s.muted.Len() < maxWaiting {
-			s.muted.WriteString(text)
-		}
-	default:
+	if !s.quiet {
 		s.out.write(progressMessage{Stream: text})
-	}
-}
-
-// tell writes an event for our own client.
-func (s *buildStory) tell(e api.BuildEvent) {
-	if s.graph {
-		s.out.write(progressMessage{ID: api.BuildEventID, Aux: e})
+	} else if s.muted.Len() < maxWaiting {
+		s.muted.WriteString(text)
 	}
 }
 
@@ -75,20 +58,14 @@ func (s *buildStory) Planned(plans []*dockerfile.Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.plan = &dockerfile.Plan{Warnings: plans[0].Warnings}
-	e := api.BuildEvent{Kind: api.BuildPlanned}
 	for _, p := range plans {
 		s.plan.Steps = append(s.plan.Steps, p.Steps...)
 		for _, v := range p.Vertices {
 			if s.tales[v] != nil {
 				continue // of another platform, too
 			}
-			s.tales[v] = &tale{id: len(s.tales)}
-			e.Steps = append(e.Steps, api.BuildStep{ID: s.tales[v].id, Name: v.Name, Stage: v.Stage, Line: v.Lines[0]})
+			s.tales[v] = &tale{}
 		}
-	}
-	s.tell(e)
-	for _, w := range s.plan.Warnings {
-		s.tell(api.BuildEvent{Kind: api.BuildWarning, Text: w.Text, Rule: w.Rule, URL: w.URL, Line: w.Line})
 	}
 	s.advance()
 }
@@ -97,8 +74,7 @@ func (s *buildStory) Planned(plans []*dockerfile.Plan) {
 func (s *buildStory) Added(v *dockerfile.Vertex) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tales[v] = &tale{id: len(s.tales)}
-	s.tell(api.BuildEvent{Kind: api.BuildPlanned, Steps: []api.BuildStep{{ID: s.tales[v].id, Name: v.Name}}})
+	s.tales[v] = &tale{} // the classic builder had no word for it
 }
 
 // Started implements build.Observer.
@@ -106,22 +82,17 @@ func (s *buildStory) Started(v *dockerfile.Vertex, container string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tales[v]
-	t.container, t.began = container, time.Now()
-	s.tell(api.BuildEvent{Kind: api.BuildStarted, ID: t.id})
+	t.container = container
 	if container != "" && s.current() == v {
 		s.say(" ---> Running in " + identifiers.Short(container) + "\n")
 	}
 }
 
 // Output implements build.Observer.
-func (s *buildStory) Output(v *dockerfile.Vertex, data []byte, stderr bool) {
+func (s *buildStory) Output(v *dockerfile.Vertex, data []byte, _ bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tales[v]
-	if s.graph {
-		s.tell(api.BuildEvent{Kind: api.BuildOutput, ID: t.id, Text: string(data), Stderr: stderr})
-		return
-	}
 	if s.current() == v {
 		s.sayOutput(data)
 		return
@@ -142,22 +113,12 @@ func (s *buildStory) sayOutput(data []byte) {
 func (s *buildStory) Ended(v *dockerfile.Vertex, how build.Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tales[v]
-	t.end = &how
-	e := api.BuildEvent{Kind: api.BuildEnded, ID: t.id, Cached: how.Cached, Took: how.Took}
-	if how.Err != nil {
-		e.Error = message(how.Err)
-	}
-	s.tell(e)
+	s.tales[v].end = &how
 	s.advance()
 }
 
 // Pulling implements build.Observer.
-func (s *buildStory) Pulling(image, id, status string, current, total int64) {
-	if s.graph {
-		s.tell(api.BuildEvent{Kind: api.BuildPulling, Text: strings.TrimSpace(image + " " + id + " " + status), Current: current, Total: total})
-		return
-	}
+func (s *buildStory) Pulling(_, id, status string, current, total int64) {
 	if !s.quiet {
 		m := progressMessage{Status: status, ID: id}
 		if id != "" {
@@ -177,9 +138,6 @@ func (s *buildStory) current() *dockerfile.Vertex {
 
 // advance tells the steps that have ended, and begins the next. Preconditions: mu is held.
 func (s *buildStory) advance() {
-	if s.graph {
-		return
-	}
 	for s.at < len(s.plan.Steps) {
 		step := s.plan.Steps[s.at]
 		s.begin()
@@ -250,10 +208,7 @@ func (s *buildStory) finish(err error) {
 	if s.plan == nil {
 		return
 	}
-	if se, ok := errors.AsType[*build.StepError](err); ok {
-		s.tell(api.BuildEvent{Kind: api.BuildFailed, Text: se.Step, Line: se.Lines[0], EndLine: se.Lines[1], Error: message(err)})
-	}
-	if err != nil && !s.graph {
+	if err != nil {
 		i := slices.IndexFunc(s.plan.Steps, func(st dockerfile.Step) bool {
 			t := s.tales[st.Vertex]
 			return t != nil && t.end != nil && t.end.Err != nil && !errors.Is(t.end.Err, context.Canceled)
@@ -266,7 +221,7 @@ func (s *buildStory) finish(err error) {
 			s.out.write(progressMessage{Stream: s.muted.String()})
 		}
 	}
-	if len(s.plan.Warnings) > 0 && !s.graph && err == nil {
+	if len(s.plan.Warnings) > 0 && err == nil {
 		for _, w := range s.plan.Warnings {
 			s.say(fmt.Sprintf("[Warning] %s (line %d): %s\n", w.Rule, w.Line, w.Text))
 		}

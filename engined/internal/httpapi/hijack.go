@@ -54,6 +54,27 @@ func (h *hijacked) CloseWrite() error {
 	return nil
 }
 
+// upgrade takes the connection over for another protocol, which the client must have asked
+// for. The caller closes it.
+func upgrade(w http.ResponseWriter, r *request, protocol string) (*hijacked, error) {
+	if got := r.Header.Get("Upgrade"); got != protocol {
+		return nil, fmt.Errorf("upgrade to %q: want %q: %w", got, protocol, errdefs.ErrInvalidArgument)
+	}
+	if tw, ok := w.(*trackingWriter); ok {
+		tw.began = true
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	_ = conn.SetDeadline(time.Time{}) // never fails on an open connection
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"); err != nil {
+		_ = conn.Close() // the first error says more
+		return nil, fmt.Errorf("answer before the stream: %w", err)
+	}
+	return &hijacked{conn, buf.Reader}, nil
+}
+
 // hijack takes the connection over and answers with 101, or with 200 for clients that do
 // not ask for an upgrade. The caller closes it.
 func hijack(w http.ResponseWriter, r *request, tty bool) (*hijacked, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/events"
 	"strata/engined/internal/execs"
@@ -34,6 +35,7 @@ type Services struct {
 	Stats      containers.StatsSource
 	Below      lowerLayers
 	Builder    *build.Service
+	BuildKit   *buildkit.Service
 	Doctor     func(ctx context.Context, repair bool) ([]api.Finding, error)
 }
 
@@ -45,12 +47,12 @@ const drainTime = 3 * time.Second
 func New(s Services) http.Handler {
 	ctrs := containersAPI{svc: s.Containers, execs: s.Execs, nets: s.Networks, images: s.Images}
 	tables := [][]route{
-		systemAPI{s.Host, ctrs, usage{s.Images, s.Volumes, s.Containers, s.Builder}}.routes(),
+		systemAPI{s.Host, ctrs, usage{s.Images, s.Volumes, s.Containers, s.BuildKit}}.routes(),
 		ctrs.routes(),
 		execAPI{s.Execs}.routes(),
 		Images(s.Images).routes(),
 		commitAPI{s.Containers, s.Images}.routes(),
-		buildAPI{s.Builder}.routes(),
+		buildAPI{s.Builder, s.BuildKit}.routes(),
 		eventsAPI{s.Events}.routes(),
 		archiveAPI{s.Containers}.routes(),
 		statsAPI{s.Stats}.routes(),

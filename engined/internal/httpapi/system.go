@@ -8,7 +8,7 @@ import (
 )
 
 // builderVersion is 1 for the classic builder and 2 for BuildKit's session protocol.
-const builderVersion = "1"
+const builderVersion = "2"
 
 // systemAPI serves ping, version, info and df.
 type systemAPI struct {

@@ -11,7 +11,7 @@ import (
 	apibuild "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/volume"
 
-	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit"
 	"strata/engined/internal/containers"
 	"strata/engined/internal/images"
 	"strata/engined/internal/volumes"
@@ -22,7 +22,7 @@ type usage struct {
 	images     *images.Service
 	volumes    *volumes.Manager
 	containers *containers.Service
-	builds     *build.Service
+	builds     *buildkit.Service
 }
 
 // diskUsage is the answer of /system/df before 1.52.

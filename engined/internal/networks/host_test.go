@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"strata/pkg/linux/netns"
@@ -52,6 +53,65 @@ func TestTwoEnginesDoNotShareABridge(t *testing.T) {
 	web := l.container("web", on("app"))
 	serve(t, web.NetnsPath, 80)
 	reach(t, "host", "", "tcp", at(web.Endpoints[0], 80), "")
+}
+
+func TestBridgeOfAnEngineThatIsGoneIsInherited(t *testing.T) {
+	l := newLab(t)
+	other := func(table string) (*Manager, func() error) {
+		cfg := l.cfg
+		cfg.ExecRoot, cfg.FirewallTable, cfg.BridgeName = filepath.Join(t.TempDir(), "exec"), table, "none"
+		db, err := metadb.Open(filepath.Join(t.TempDir(), "engine.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := New(t.Context(), db, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, func() error { return errors.Join(m.firewall.Destroy(), m.Close(), db.Close()) }
+	}
+	create := func(m *Manager) error {
+		_, _, err := m.Create(t.Context(), CreateRequest{Name: "n", Options: map[string]string{optBridgeName: "left0"}})
+		return err
+	}
+	first, forget := other("stratatest2")
+	if err := create(first); err != nil {
+		t.Fatal(err)
+	}
+	second, remove := other("stratatest3")
+	defer func() {
+		if err := remove(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := create(second); !errdefs.IsConflict(err) {
+		t.Fatalf("while the first engine runs: %v, want ErrConflict", err)
+	}
+	if err := forget(); err != nil { // and its data is deleted
+		t.Fatal(err)
+	}
+	bridge, err := netlink.LinkByName("left0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := netlink.NewLinkAttrs()
+	port.Name, port.MasterIndex = "left1", bridge.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: port, PeerName: "left2"}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(second); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "left1") {
+		t.Fatalf("with an interface attached: %v, want ErrConflict and its name", err)
+	}
+	if err := netlink.LinkDel(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(second); err != nil {
+		t.Fatalf("when it is gone: %v", err)
+	}
+	if err := second.Remove(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestForwardingThatIsLockedIsExplained(t *testing.T) {

@@ -478,6 +478,39 @@ func TestAThousandPortsCostTheSameEach(t *testing.T) {
 	}
 }
 
+func TestExplainSaysHowPacketsGoAndWhatIsBroken(t *testing.T) {
+	l := newLab(t, v6)
+	l.network(CreateRequest{Name: "app", Options: map[string]string{optBridgeName: "app0", optICC: "false"}})
+	web := l.container("web", on("app", "bridge"), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	explain := func() string {
+		var out strings.Builder
+		for _, o := range l.Explain(web.ContainerID) {
+			fmt.Fprintln(&out, o.Kind, o.ID, o.Detail)
+		}
+		return out.String()
+	}
+	want := func(lines ...string) {
+		t.Helper()
+		for _, line := range lines {
+			if text := explain(); !strings.Contains(text, line) {
+				t.Errorf("%q is not in\n%s", line, text)
+			}
+		}
+	}
+	e := web.Endpoints[0]
+	want("bridge app0 up, network app", "rule app0 isolated from other networks; neighbours do not reach each other; IPv4 nat, masqueraded\n",
+		"veth "+e.HostVeth+" up, peer eth0 inside", "address "+e.IPv4.String()+" on eth0", "route default via "+e.Gateway4.String()+" dev eth0",
+		"port 0.0.0.0:8080/tcp to "+e.IPv4.Addr().String()+":80 by table inet stratatest: pub4 { tcp . 8080 : "+e.IPv4.Addr().String()+" . 80 }",
+		"port [::]:8080/tcp to ["+web.Endpoints[1].IPv6.Addr().String()+"]:80 by table inet stratatest: pub6", "name web "+web.ContainerID[:12]+" on network app")
+	shell(t, "nft add table inet mine; nft 'add chain inet mine passing { type filter hook forward priority 5; policy drop; }'", "nft delete table inet mine")
+	want("obstacle table inet mine, chain passing: policy drop", "nft insert rule inet mine passing iifname app0 accept")
+	if err := l.host.Unplug(e.HostVeth); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "ip link set app0 down", "ip link set app0 up")
+	want("veth "+e.HostVeth+" missing", "bridge app0 down")
+}
+
 func TestFiftyContainersJoinAtOnce(t *testing.T) {
 	l := newLab(t)
 	l.network(CreateRequest{Name: "app"})

@@ -92,6 +92,9 @@ func New(ctx context.Context, db *bolt.DB, cfg Config) (*Manager, error) {
 
 // open brings records, run-time state and kernel together.
 func (m *Manager) open(ctx context.Context) error {
+	if err := m.host.Claim(m.instance); err != nil {
+		return err
+	}
 	if err := m.load(); err != nil {
 		return err
 	}

@@ -141,6 +141,16 @@ func (m *Manager) extraHosts(specs []string) ([]etcfiles.Line, error) {
 	return out, nil
 }
 
+// HostGateway is what "host-gateway" means, or "" if it means nothing.
+func (m *Manager) HostGateway() string {
+	for _, a := range m.hostGateway() {
+		if a.IsValid() {
+			return a.String()
+		}
+	}
+	return ""
+}
+
 // hostGateway is what "host-gateway" means.
 func (m *Manager) hostGateway() []netip.Addr {
 	if m.cfg.HostGateway != nil {

@@ -1,0 +1,22 @@
+// Package buildkit is the engine's second front door for builds: BuildKit's protocol, as
+// docker build, buildx, compose and engine build speak it.
+//
+// It owns the services Control and LLBBridge (package controlpb and gatewaypb), the options
+// of the frontend dockerfile.v0, the stream of what happens in a build, and its history. It
+// refuses to know how a build is solved (package build) and where HTTP comes in (httpapi
+// hands it connections). A client's own definitions and frontends are refused: every build
+// is one of a Dockerfile, by the built-in frontend, whatever its syntax line says.
+//
+// A build takes this way. The client opens a session (package session), on which it serves
+// its files; calls Solve with a reference of its own making, and Status with the same. Solve
+// either names the frontend, or none: then the client runs the frontend through the bridge,
+// and its Return says which result Solve is to export. Either way a [job] makes a
+// build.Request of the attributes (options.go), with sources and sinks that are the session
+// (source.go, output.go), and its story is what Status streams (story.go).
+//
+// Contexts are kept by package synced.
+//
+// On disk, below the data root: build/contexts (see synced), buildhistory.db (history.go).
+//
+// Start reading at [Service.solve].
+package buildkit

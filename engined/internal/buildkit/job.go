@@ -1,0 +1,270 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit/session"
+	"strata/pkg/buildkit/controlpb"
+	"strata/pkg/buildkit/gatewaypb"
+	"strata/pkg/cleanup"
+	"strata/pkg/identifiers"
+)
+
+// job is one build, from Solve to its answer.
+type job struct {
+	s        *Service
+	ref      string
+	began    time.Time
+	req      *controlpb.SolveRequest
+	story    *story
+	cancel   context.CancelCauseFunc
+	session  *session.Session
+	body     io.Reader                     // the context, if it came with the request
+	returned chan *gatewaypb.ReturnRequest // what the client's frontend ends with; room for one
+
+	mu      sync.Mutex
+	results map[string]*result // by the reference that the bridge gave them
+}
+
+// result is a build that the bridge was asked for. It is made when its files are asked for,
+// or when Solve exports it.
+type result struct {
+	frontend string
+	attrs    map[string]string
+	inputs   map[string]string // of the frontend: names of local directories
+	metadata map[string][]byte // of a subrequest, which makes no image
+}
+
+// solve is Control.Solve.
+func (s *Service) solve(ctx context.Context, req *controlpb.SolveRequest) (*controlpb.SolveResponse, error) {
+	j, ctx, err := s.begin(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.finish(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.SolveResponse{ExporterResponse: resp}, nil
+}
+
+// Solve is Control.Solve for who speaks no gRPC, and Status in one: tell is called with what
+// happens. body, if not nil, is the context, a tar. Errors are gRPC's.
+func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body io.Reader, tell func(*controlpb.StatusResponse) error) (map[string]string, error) {
+	j, ctx, err := s.begin(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	j.body = body
+	told := make(chan struct{})
+	go func() { // ends with the job's story
+		defer close(told)
+		_ = j.story.follow(context.WithoutCancel(ctx), tell) // whom it tells has gone
+	}()
+	resp, err := s.finish(ctx, j)
+	<-told
+	return resp, err
+}
+
+// finish runs a job to its end.
+func (s *Service) finish(ctx context.Context, j *job) (map[string]string, error) {
+	resp, attrs, err := j.run(ctx)
+	err = j.explain(ctx, err)
+	s.end(j)
+	if !j.req.Internal {
+		s.history.add(ctx, j.record(j.began, attrs, resp, err), j.story.all())
+	}
+	return resp, err
+}
+
+// run returns what the exporters say, and the attributes of what was built.
+func (j *job) run(ctx context.Context) (map[string]string, map[string]string, error) {
+	if len(j.req.GetDefinition().GetDef()) > 0 {
+		return nil, nil, fmt.Errorf("a definition of the client's own (LLB): %w", errdefs.ErrNotImplemented)
+	}
+	if len(j.req.SourcePolicy) > 0 {
+		return nil, nil, fmt.Errorf("a source policy: %w", errdefs.ErrNotImplemented)
+	}
+	var err error
+	if j.session, err = j.findSession(ctx); err != nil {
+		return nil, nil, err
+	}
+	if j.session != nil {
+		ctx = j.untilGone(ctx)
+	}
+	if j.req.Frontend != "" {
+		r, err := j.frontend(ctx, j.req.Frontend, j.req.FrontendAttrs, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		resp, err := j.export(ctx, r)
+		return resp, r.attrs, err
+	}
+	return j.await(ctx)
+}
+
+func (j *job) findSession(ctx context.Context) (*session.Session, error) {
+	if j.req.Session == "" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return j.s.sessions.Get(ctx, j.req.Session)
+}
+
+// errGone is why a build ends whose client does.
+var errGone = errors.New("the client of the build has gone")
+
+// untilGone returns a context that ends with the session.
+func (j *job) untilGone(ctx context.Context) context.Context {
+	go func() { // ends with the job
+		select {
+		case <-j.session.Done():
+			j.cancel(errGone)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
+
+// await lets the client run its frontend through the bridge, and exports what that returns.
+func (j *job) await(ctx context.Context) (map[string]string, map[string]string, error) {
+	var ret *gatewaypb.ReturnRequest
+	select {
+	case ret = <-j.returned:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	if e := ret.GetError(); e != nil {
+		return nil, nil, returnedError(e)
+	}
+	id, err := soleRef(ret.GetResult())
+	if err != nil {
+		return nil, nil, err
+	}
+	if id == "" { // a subrequest, or nothing
+		return metadataResponse(ret.GetResult().GetMetadata()), nil, nil
+	}
+	j.mu.Lock()
+	r := j.results[id]
+	j.mu.Unlock()
+	if r == nil {
+		return nil, nil, fmt.Errorf("result %s: %w", id, errdefs.ErrNotFound)
+	}
+	resp, err := j.export(ctx, r)
+	return resp, r.attrs, err
+}
+
+// soleRef returns the reference of a result. Several, one for each platform, are one result
+// here: the bridge gives one reference, whatever the platforms.
+func soleRef(r *gatewaypb.Result) (string, error) {
+	switch x := r.GetResult().(type) {
+	case *gatewaypb.Result_Ref:
+		return x.Ref.GetId(), nil
+	case *gatewaypb.Result_RefDeprecated:
+		return x.RefDeprecated, nil
+	case *gatewaypb.Result_Refs:
+		id := ""
+		for _, ref := range x.Refs.GetRefs() {
+			if id != "" && ref.GetId() != id {
+				return "", fmt.Errorf("a result that the client has put together: %w", errdefs.ErrNotImplemented)
+			}
+			id = ref.GetId()
+		}
+		return id, nil
+	}
+	return "", nil
+}
+
+// metadataResponse is what Solve says of a result without files.
+func metadataResponse(md map[string][]byte) map[string]string {
+	out := map[string]string{}
+	for k, v := range md {
+		if strings.HasPrefix(k, "frontend.") || strings.HasPrefix(k, "result.") {
+			out[k] = string(v)
+		}
+	}
+	return out
+}
+
+// frontend takes a request for the built-in frontend. Nothing is made yet.
+func (j *job) frontend(ctx context.Context, name string, attrs map[string]string, inputs map[string]string) (*result, error) {
+	switch name {
+	case frontendDockerfile, frontendGateway: // the latter is what a syntax line asks for
+	default:
+		return nil, fmt.Errorf("frontend %s: %w", name, errdefs.ErrNotImplemented)
+	}
+	r := &result{frontend: name, attrs: maps.Clone(attrs), inputs: inputs}
+	if id := attrs[attrRequest]; id != "" {
+		var err error
+		r.metadata, err = j.subrequest(ctx, id, r)
+		return r, err
+	}
+	return r, nil
+}
+
+// Names of the frontends that are answered.
+const (
+	frontendDockerfile = "dockerfile.v0"
+	frontendGateway    = "gateway.v0"
+)
+
+// keep gives a result a reference.
+func (j *job) keep(r *result) string {
+	id := identifiers.New()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.results[id] = r
+	return id
+}
+
+func (j *job) find(id string) (*result, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if r, ok := j.results[id]; ok {
+		return r, nil
+	}
+	return nil, fmt.Errorf("result %s: %w", id, errdefs.ErrNotFound)
+}
+
+// export builds a result with the outputs of Solve.
+func (j *job) export(ctx context.Context, r *result) (map[string]string, error) {
+	if r.metadata != nil {
+		return metadataResponse(r.metadata), nil
+	}
+	outputs, err := j.outputs()
+	if err != nil {
+		return nil, err
+	}
+	res, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = outputs })
+	return res.Response, err
+}
+
+// evaluate builds a result without any output.
+func (j *job) evaluate(ctx context.Context, r *result) error {
+	_, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = []build.Output{{Type: build.OutputCacheOnly}} })
+	return err
+}
+
+// build makes a request of a result, which adjust changes, and runs it.
+func (j *job) build(ctx context.Context, r *result, adjust func(*build.Request)) (build.Result, error) {
+	var undo cleanup.Stack
+	defer undo.Clean()
+	req, err := j.request(ctx, r, &undo)
+	if err != nil {
+		return build.Result{}, err
+	}
+	adjust(&req)
+	j.story.begin(req.Dockerfile)
+	return j.s.builds.Build(ctx, req, j.story)
+}

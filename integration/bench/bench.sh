@@ -101,6 +101,7 @@ row 'RSS of both daemons, one container' "$(rss "$(daemon supervisord)" "$(daemo
 
 . integration/bench/chain.sh
 . integration/bench/networks.sh
+. integration/bench/build.sh
 
 # --- the runtime alone, on docker's own bundle
 bundle=$(echo "$work"/stock/cd-run/io.containerd.runtime.v2.task/moby/*/)

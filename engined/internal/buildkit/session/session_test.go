@@ -276,7 +276,8 @@ func TestArchivesGoToTheClient(t *testing.T) {
 		return func(meta map[string]string) (buildclient.File, error) { m.meta = meta; return m, nil }
 	}
 	b := buildclient.Build{Outputs: []buildclient.Output{
-		{Type: "tar", File: open(&good)}, {Type: "oci", File: open(&bad)},
+		{Type: "tar", File: open(&good)},
+		{Type: "oci", File: open(&bad)},
 		{Type: "oci", File: func(map[string]string) (buildclient.File, error) { return nil, errors.New("disk is full") }},
 	}}
 	text := strings.Repeat("archive ", 1<<18)

@@ -36,14 +36,25 @@ func project(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// clients are the two front doors of a build.
-var clients = []string{"engine", "docker"}
+// clients are the ways to build: ours and the stock buildx by BuildKit's protocol, the stock
+// CLI by the classic one.
+var clients = []string{"engine", "docker", "buildx"}
 
 // build builds with a client and returns what it said.
 func build(s *harness.Stack, client string, args ...string) harness.Result {
+	return s.Run(command(s, client, args...))
+}
+
+// command is a build with a client.
+func command(s *harness.Stack, client string, args ...string) *exec.Cmd {
+	kit := "0"
+	if client == "buildx" {
+		s.Buildx()
+		client, kit = "docker", "1"
+	}
 	cmd := s.Command(client, append([]string{"build"}, args...)...)
-	cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
-	return s.Run(cmd)
+	cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT="+kit)
+	return cmd
 }
 
 func mustBuild(t *testing.T, s *harness.Stack, client string, args ...string) string {
@@ -106,7 +117,7 @@ func multiStage(t *testing.T, s *harness.Stack) {
 			t.Errorf("%s: a stage that nobody needs was built:\n%s", client, out)
 		}
 		for _, name := range []string{"multi:", "second:"} {
-			if got, want := s.OK(client, "run", "--rm", name+client), "made\nfrom the context\nhello world"; got != want {
+			if got, want := s.OK("docker", "run", "--rm", name+client), "made\nfrom the context\nhello world"; got != want {
 				t.Errorf("%s: run says %q, want %q", client, got, want)
 			}
 		}
@@ -213,20 +224,25 @@ func failing(t *testing.T, s *harness.Stack) {
 	for _, client := range clients {
 		r := build(s, client, dir)
 		all := r.Stdout + r.Stderr
-		if r.Code == 0 || !strings.Contains(all, "The command '/bin/sh -c echo last words; exit 7' returned a non-zero code: 7") || !strings.Contains(all, "\nlast words\n") {
+		want := `process "/bin/sh -c echo last words; exit 7" did not complete successfully: exit code: 7`
+		if client == "docker" {
+			want = "The command '/bin/sh -c echo last words; exit 7' returned a non-zero code: 7"
+		} else if !strings.Contains(all, "Dockerfile:2") || !strings.Contains(all, "2 | >>> RUN echo last words; exit 7") {
+			t.Errorf("%s: the line is not shown: %s", client, all)
+		}
+		if r.Code == 0 || !strings.Contains(all, want) || !strings.Contains(all, "last words\n") {
 			t.Errorf("%s: %+v", client, r)
 		}
-	}
-	if r := build(s, "engine", dir); !strings.Contains(r.Stderr, "Dockerfile:2") || !strings.Contains(r.Stderr, "2 | >>> RUN echo last words; exit 7") {
-		t.Errorf("the line is not shown: %s", r.Stderr)
 	}
 }
 
 func cancelled(t *testing.T, s *harness.Stack) {
 	for _, client := range clients {
 		dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo started " + client + "; sleep 987\n"})
-		cmd := s.Command(client, "build", dir)
-		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
+		cmd := command(s, client, "--progress=plain", dir)
+		if client == "docker" {
+			cmd = command(s, client, dir)
+		}
 		pr, pw, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)

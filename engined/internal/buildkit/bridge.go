@@ -97,6 +97,9 @@ func (b bridge) Solve(ctx context.Context, req *gatewaypb.SolveRequest) (*gatewa
 		}
 	}
 	ref := &gatewaypb.Ref{Id: j.keep(r)}
+	if ref.Def, err = resultDefinition(ref.Id); err != nil {
+		return nil, err
+	}
 	return &gatewaypb.SolveResponse{Result: &gatewaypb.Result{Result: &gatewaypb.Result_Ref{Ref: ref}}}, nil
 }
 

@@ -5,10 +5,25 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/proto"
 
 	"strata/pkg/buildkit/controlpb"
 )
+
+// schemeResult is what the definition of a result consists of: clients want one, to make it
+// the input of another build.
+const schemeResult = "strata-result://"
+
+// resultDefinition is the definition of a result: a source that only this engine has.
+func resultDefinition(id string) (*controlpb.Definition, error) {
+	source, err := proto.Marshal(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: schemeResult + id}})
+	if err != nil {
+		return nil, err
+	}
+	end, err := proto.Marshal(&controlpb.Op{Inputs: []*controlpb.Input{{Digest: digest.FromBytes(source).String()}}})
+	return &controlpb.Definition{Def: [][]byte{source, end}}, err
+}
 
 // localOf returns the client's directory that a definition consists of: one source
 // local://NAME, and the operation that marks the end. Others are ErrNotImplemented.
@@ -24,6 +39,9 @@ func localOf(def *controlpb.Definition) (string, error) {
 				continue // the end
 			}
 			return "", unimplemented("a definition of the client's own (LLB)")
+		}
+		if strings.HasPrefix(op.Source.Identifier, schemeResult) {
+			return "", unimplemented("the result of another build as a context")
 		}
 		name, ok := strings.CutPrefix(op.Source.Identifier, "local://")
 		if !ok || dir != "" {

@@ -63,6 +63,10 @@ func (a buildAPI) buildByKit(w http.ResponseWriter, r *request) error {
 	if r.Query("remote") != "" {
 		body = nil
 	}
+	// The story begins while the context is being read.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		return fmt.Errorf("answer while reading: %w", err)
+	}
 	out := newProgressStream(w, r)
 	resp, err := a.kit.Solve(r.Context(), req, body, func(e *controlpb.StatusResponse) error {
 		raw, err := proto.Marshal(e)

@@ -161,6 +161,11 @@ func (s *Session) wrap(ctx context.Context, what string, err error) error {
 	if err == nil {
 		return nil
 	}
+	select {
+	case <-s.done:
+		return fmt.Errorf("%s: %w", what, errEnded)
+	default:
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errEnded) {
 		err = errEnded
 	} else if _, ok := status.FromError(err); ok {

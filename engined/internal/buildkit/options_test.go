@@ -1,0 +1,212 @@
+package buildkit
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"strata/engined/internal/build"
+	"strata/engined/internal/build/dockerfile"
+	"strata/pkg/buildkit"
+	"strata/pkg/buildkit/controlpb"
+	"strata/pkg/cleanup"
+)
+
+// requestOf reads attributes with a Dockerfile from nowhere.
+func requestOf(t *testing.T, attrs map[string]string, solve *controlpb.SolveRequest) (build.Request, error) {
+	t.Helper()
+	j := &job{req: solve, story: newStory("test"), s: &Service{}}
+	var undo cleanup.Stack
+	defer undo.Clean()
+	req, err := j.request(t.Context(), &result{attrs: attrs}, &undo)
+	if err != nil && strings.Contains(err.Error(), errNoSession.Error()) {
+		err = nil // all attributes were read; only the files are missing
+	}
+	return req, err
+}
+
+func TestAttributesBecomeARequest(t *testing.T) {
+	req, err := requestOf(t, map[string]string{
+		"target": "t", "build-arg:A": "1", "build-arg:B": "", "label:l": "v", "platform": "linux/arm64,linux/amd64/v1", "no-cache": "one,two",
+		"image-resolve-mode": "pull", "add-hosts": "a=1.2.3.4,b=::1", "shm-size": "1048576", "ulimit": "nofile=1:2,core=0", "force-network-mode": "host",
+		"cgroup-parent": "/p", "memory": "1024", "cpusetcpus": "0", "attest:provenance": "mode=max,builder-id=me",
+		"cache-imports": `[{"Type":"registry","Attrs":{"ref":"r"}}]`, "cache-from": "q", "context:base": "docker-image://x", "context:dir": "local:dir",
+	}, &controlpb.SolveRequest{
+		Entitlements: []string{"network.host"},
+		Cache:        &controlpb.CacheOptions{Imports: []*controlpb.CacheOptionsEntry{{Type: "registry", Attrs: map[string]string{"ref": "r"}}}, Exports: []*controlpb.CacheOptionsEntry{{Type: "inline"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if req.Target != "t" || !reflect.DeepEqual(req.Args, map[string]string{"A": "1", "B": ""}) || req.Labels["l"] != "v" || !req.Pull || req.NoCache || !slices.Equal(req.NoCacheFilter, []string{"one", "two"}) {
+		t.Errorf("%+v", req)
+	}
+	if len(req.Platforms) != 2 || req.Platforms[0].Architecture != "arm64" || req.Platforms[1].Variant != "" && req.Platforms[1].Variant != "v1" {
+		t.Errorf("platforms %+v", req.Platforms)
+	}
+	want := container.Resources{CgroupParent: "/p", Memory: 1024, CpusetCpus: "0", Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}, {Name: "core"}}}
+	if !reflect.DeepEqual(req.Resources, want) || req.ShmSize != 1<<20 || req.Network != "host" || !slices.Equal(req.ExtraHosts, []string{"a:1.2.3.4", "b:::1"}) {
+		t.Errorf("commands: %+v", req)
+	}
+	if req.Provenance.Mode != "max" || req.Provenance.BuilderID != "me" || req.Provenance.SBOM {
+		t.Errorf("provenance %+v", req.Provenance)
+	}
+	if len(req.CacheFrom) != 2 || req.CacheFrom[0].Attrs["ref"] != "r" || req.CacheFrom[1].Attrs["ref"] != "q" || len(req.CacheTo) != 1 || req.CacheTo[0].Type != "inline" {
+		t.Errorf("caches %+v, %+v", req.CacheFrom, req.CacheTo)
+	}
+	if req.Named["base"].Ref != "docker-image://x" || req.Named["dir"].Source == nil {
+		t.Errorf("contexts %+v", req.Named)
+	}
+	if all, err := requestOf(t, map[string]string{"no-cache": "", "attest:provenance": "disabled=true"}, &controlpb.SolveRequest{}); err != nil || !all.NoCache || all.Provenance.Mode != "" {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+func TestAttributesThatCannotBeReadAreRefused(t *testing.T) {
+	for _, attrs := range []map[string]string{
+		{"platform": "a/b/c/d/e"},
+		{"add-hosts": "a"},
+		{"add-hosts": "a=b"},
+		{"shm-size": "x"},
+		{"ulimit": "x"},
+		{"memory": "1g"},
+		{"attest:provenance": "mode=all"},
+		{"cache-imports": "{"},
+		{"context:x": "nothing"},
+	} {
+		if _, err := requestOf(t, attrs, &controlpb.SolveRequest{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", attrs, err)
+		}
+	}
+}
+
+func TestOnlyDirectoriesOfTheClientAreInputs(t *testing.T) {
+	def := func(ops ...*controlpb.Op) *controlpb.Definition {
+		d := &controlpb.Definition{}
+		for _, op := range ops {
+			raw, err := proto.Marshal(op)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Def = append(d.Def, raw)
+		}
+		return d
+	}
+	local := &controlpb.Op{Source: &controlpb.SourceOp{Identifier: "local://dir"}}
+	end := &controlpb.Op{Inputs: []*controlpb.Input{{Digest: "sha256:x"}}}
+	if dir, err := localOf(def(local, end)); err != nil || dir != "dir" {
+		t.Errorf("%q, %v", dir, err)
+	}
+	result, err := resultDefinition("id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, d := range map[string]*controlpb.Definition{
+		"nothing": def(), "an image": def(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: "docker-image://x"}}, end), "two sources": def(local, local, end), "a result": result,
+	} {
+		if _, err := localOf(d); !errdefs.IsNotImplemented(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := localOf(&controlpb.Definition{Def: [][]byte{{0xff, 1, 2}}}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("noise: %v", err)
+	}
+}
+
+func TestNamesSayTheStageAndThePlaceInIt(t *testing.T) {
+	base := &dockerfile.Vertex{Image: &dockerfile.Base{Name: "busybox", ID: "sha256:1"}, Stage: "make", Lines: [2]int{1, 1}}
+	run := &dockerfile.Vertex{Parent: base, Run: &dockerfile.Run{}, Name: "RUN x", Stage: "make", Lines: [2]int{2, 2}}
+	foreign := &dockerfile.Vertex{Image: &dockerfile.Base{Name: "alpine:3"}, Stage: "stage-1"}
+	empty := &dockerfile.Vertex{Stage: "stage-1", Lines: [2]int{3, 3}}
+	put := &dockerfile.Vertex{Parent: empty, Copy: &dockerfile.Copy{From: run}, Name: "COPY x", Stage: "stage-1", Lines: [2]int{4, 4}}
+	got := namesOf([]*dockerfile.Plan{{Vertices: []*dockerfile.Vertex{base, run, foreign, empty, put}}})
+	for v, want := range map[*dockerfile.Vertex]string{
+		base: "[make 1/2] FROM docker.io/library/busybox:latest@sha256:1", run: "[make 2/2] RUN x", foreign: "FROM docker.io/library/alpine:3", put: "[stage-1 1/1] COPY x",
+	} {
+		if got[v] != want {
+			t.Errorf("%q, want %q", got[v], want)
+		}
+	}
+	if alone := namesOf([]*dockerfile.Plan{{Vertices: []*dockerfile.Vertex{empty, put}}}); alone[put] != "[1/1] COPY x" {
+		t.Errorf("a stage alone and without a name: %q", alone[put])
+	}
+}
+
+func TestErrorsSayWhereInTheDockerfile(t *testing.T) {
+	j := &job{story: newStory("test")}
+	j.story.begin(build.Definition{Name: "Dockerfile", Text: []byte("FROM a\nRUN b\nRUN c\n")})
+	err := j.explain(t.Context(), &build.StepError{Step: "RUN b", Lines: [2]int{2, 2}, Err: &build.CommandError{Command: "/bin/sh -c b", Code: 3}})
+	if status.Code(err) != codes.Unknown || status.Convert(err).Message() != `process "/bin/sh -c b" did not complete successfully: exit code: 3` {
+		t.Errorf("%v", err)
+	}
+	d := buildkit.DetailsOf(err)
+	if d.Exit != 3 || len(d.Sources) != 1 {
+		t.Fatalf("details %+v", d)
+	}
+	want := "Dockerfile:2\n--------------------\n   1 |     FROM a\n   2 | >>> RUN b\n   3 |     RUN c\n--------------------\n"
+	if got := d.Sources[0].Excerpt(); got != want {
+		t.Errorf("excerpt\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestStoriesAreToldFromTheBeginning(t *testing.T) {
+	s := newStory("test")
+	v := &dockerfile.Vertex{Name: "RUN x", Run: &dockerfile.Run{}}
+	s.Planned([]*dockerfile.Plan{{Vertices: []*dockerfile.Vertex{v}}})
+	s.Started(v, "")
+	s.Output(v, []byte("one\n"), false)
+	s.Ended(v, build.Ending{Key: "k"})
+	s.end()
+	for range 2 {
+		var text []byte
+		var last *controlpb.Vertex
+		err := s.follow(t.Context(), func(e *controlpb.StatusResponse) error {
+			for _, l := range e.Logs {
+				text = append(text, l.Msg...)
+			}
+			for _, x := range e.Vertexes {
+				last = x
+			}
+			return nil
+		})
+		if err != nil || string(text) != "one\n" || last.GetName() != "[1/1] RUN x" || last.GetCompleted() == nil {
+			t.Errorf("%q, %v, %v", text, last, err)
+		}
+	}
+}
+
+// FuzzDetails: what a daemon says of an error is taken apart without harm.
+func FuzzDetails(f *testing.F) {
+	f.Add("github.com/moby/buildkit/errdefs.Source+json", []byte(`{"info":{"filename":"D","data":"QQ=="},"ranges":[{"start":{"line":1},"end":{"line":9}}]}`))
+	f.Add("github.com/moby/buildkit/errdefs.Source+json", []byte(`{"info":{},"ranges":[{"start":{"line":-1},"end":{"line":99999999}}]}`))
+	f.Fuzz(func(_ *testing.T, url string, value []byte) {
+		for _, s := range buildkit.DetailsOf(status.FromProto(statusOf(url, value)).Err()).Sources {
+			_ = s.Excerpt()
+		}
+	})
+}
+
+// FuzzDefinition: a client's definition is read without harm.
+func FuzzDefinition(f *testing.F) {
+	d, err := resultDefinition("x")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(d.Def[0], d.Def[1])
+	f.Fuzz(func(_ *testing.T, a, b []byte) {
+		_, _ = localOf(&controlpb.Definition{Def: [][]byte{a, b}})
+	})
+}
+
+func statusOf(url string, value []byte) *spb.Status {
+	return &spb.Status{Code: int32(codes.Unknown), Message: "x", Details: []*anypb.Any{{TypeUrl: url, Value: value}}}
+}

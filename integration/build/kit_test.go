@@ -1,0 +1,389 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"strata/integration/harness"
+)
+
+// kitClients speak BuildKit's protocol: ours, and the stock buildx.
+var kitClients = []string{"engine", "buildx"}
+
+func TestBuildKitsProtocol(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	t.Run("a context is sent once, and then what changed of it", func(t *testing.T) { incremental(t, s.For(t)) })
+	t.Run("what a stage does not take is not sent", func(t *testing.T) { takenOnly(t, s.For(t)) })
+	t.Run("builds of one directory at once have their own files", func(t *testing.T) { sameDirectory(t, s.For(t)) })
+	t.Run("results come as files and archives", func(t *testing.T) { outputs(t, s.For(t)) })
+	t.Run("named contexts are directories and images", func(t *testing.T) { namedContexts(t, s.For(t)) })
+	t.Run("an SSH agent is reached from a command that asks for it", func(t *testing.T) { agents(t, s.For(t)) })
+	t.Run("a context and a Dockerfile come from standard input", func(t *testing.T) { standardInput(t, s.For(t)) })
+	t.Run("a Dockerfile may be elsewhere, with an ignore file of its own", func(t *testing.T) { elsewhere(t, s.For(t)) })
+	t.Run("the linter is asked without a build", func(t *testing.T) { lint(t, s.For(t)) })
+	t.Run("files of the result say what was built", func(t *testing.T) { resultFiles(t, s.For(t)) })
+	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })
+	t.Run("a build by POST of version 2 tells its story", func(t *testing.T) { versionTwo(t, s.For(t)) })
+	t.Run("machines read the story as JSON", func(t *testing.T) { rawStory(t, s.For(t)) })
+	t.Run("a definition of the client's own is refused with a word", func(t *testing.T) { refused(t, s.For(t)) })
+}
+
+// transferred is what a build said about its context.
+var transferred = regexp.MustCompile(`transferring context: ([0-9.]+[kM]?B)`)
+
+func plain(t *testing.T, s *harness.Stack, client string, args ...string) string {
+	t.Helper()
+	return mustBuild(t, s, client, append([]string{"--progress=plain"}, args...)...)
+}
+
+func incremental(t *testing.T, s *harness.Stack) {
+	files := map[string]string{"Dockerfile": "FROM busybox:test\nCOPY . /src\nRUN cat /src/d1/f1\n"}
+	for i := range 20 {
+		for j := range 20 {
+			files[fmt.Sprintf("d%d/f%d", i, j)] = fmt.Sprintf("file %d of %d\n%s", j, i, strings.Repeat("x", 500))
+		}
+	}
+	dir := project(t, files)
+	for _, client := range kitClients {
+		if m := transferred.FindStringSubmatch(plain(t, s, client, "-t", "inc", dir)); m == nil || !strings.HasSuffix(m[1], "kB") {
+			t.Errorf("%s: the first build sent %q", client, m)
+		}
+		if m := transferred.FindStringSubmatch(plain(t, s, client, "-t", "inc", dir)); m != nil {
+			t.Errorf("%s: a build in which nothing changed sent %q", client, m)
+		}
+		text := "changed by " + client + "\n"
+		if err := os.WriteFile(filepath.Join(dir, "d1/f1"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := plain(t, s, client, "-t", "inc", dir)
+		if m := transferred.FindStringSubmatch(out); m == nil || m[1] != fmt.Sprintf("%dB", len(text)) {
+			t.Errorf("%s: one changed file: %q was sent", client, m)
+		}
+		if !strings.Contains(out, "changed by "+client) {
+			t.Errorf("%s: the change did not arrive:\n%s", client, out)
+		}
+		if got := s.OK("engine", "run", "--rm", "inc", "sh", "-c", "find /src -type f | wc -l; head -n 1 /src/d19/f19"); got != "401\nfile 19 of 19" {
+			t.Errorf("%s: the image has %q", client, got)
+		}
+	}
+}
+
+func takenOnly(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY link/a /a\nCOPY sub/*.txt /t/\n", "real/a": "12345", "sub/one.txt": "12", "sub/two.md": strings.Repeat("x", 5000), "large": strings.Repeat("x", 1<<20)})
+	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, client := range kitClients {
+		if m := transferred.FindStringSubmatch(plain(t, s, client, "-t", "taken", dir)); m == nil || m[1] != "7B" {
+			t.Errorf("%s: %q was sent", client, m)
+		}
+		if got := s.OK("engine", "run", "--rm", "taken", "sh", "-c", "cat /a /t/*; ls /t"); got != "1234512one.txt" {
+			t.Errorf("%s: %q", client, got)
+		}
+	}
+}
+
+func sameDirectory(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"shared": strings.Repeat("s", 1<<16)})
+	var cmds []*exec.Cmd
+	var outs []*bytes.Buffer
+	for i := range 6 {
+		name := fmt.Sprintf("own%d", i)
+		for file, text := range map[string]string{name: fmt.Sprint("text ", i, "\n"), name + ".Dockerfile": fmt.Sprintf("FROM busybox:test\nCOPY shared %s /d/\nRUN cat /d/own* && wc -c </d/shared\n", name)} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := command(s, kitClients[i%2], "--progress=plain", "-f", filepath.Join(dir, name+".Dockerfile"), dir)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		cmds, outs = append(cmds, cmd), append(outs, &out)
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Wait(); err != nil || !strings.Contains(outs[i].String(), fmt.Sprint("text ", i, "\n")) || !strings.Contains(outs[i].String(), "65536") {
+			t.Errorf("build %d: %v\n%s", i, err, outs[i])
+		}
+	}
+}
+
+// members are the names in a tar.
+func members(t *testing.T, file string) []string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var out []string
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, h.Name)
+	}
+}
+
+func outputs(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN mkdir /o && echo made >/o/f && chmod 750 /o/f && ln -s f /o/l\nFROM scratch\nCOPY --from=make /o/ /\n"})
+	for _, client := range kitClients {
+		out := t.TempDir()
+		at := func(name string) string { return filepath.Join(out, name) }
+		mustBuild(t, s, client, "-o", "type=local,dest="+at("dir"), dir)
+		mustBuild(t, s, client, "-o", "type=tar,dest="+at("t.tar"), dir)
+		mustBuild(t, s, client, "-t", "outputs:oci", "-o", "type=oci,dest="+at("oci.tar"), dir)
+		mustBuild(t, s, client, "-t", "outputs:"+client, "-o", "type=docker,dest="+at("docker.tar"), dir)
+		if data, err := os.ReadFile(at("dir/l")); err != nil || string(data) != "made\n" {
+			t.Errorf("%s: directory: %q, %v", client, data, err)
+		}
+		if info, err := os.Stat(at("dir/f")); err != nil || info.Mode() != 0o750 {
+			t.Errorf("%s: directory: %v, %v", client, info, err)
+		}
+		if list := members(t, at("t.tar")); !slices.Contains(list, "f") || !slices.Contains(list, "l") {
+			t.Errorf("%s: tar: %q", client, list)
+		}
+		if list := members(t, at("oci.tar")); !slices.Contains(list, "index.json") || !slices.Contains(list, "oci-layout") {
+			t.Errorf("%s: OCI archive: %q", client, list)
+		}
+		if got := s.OK("docker", "load", "-i", at("docker.tar")); !strings.Contains(got, "outputs:"+client) {
+			t.Errorf("%s: docker load says %q", client, got)
+		}
+		if r := build(s, client, "-o", "type=local,dest=/dev/null/x", dir); r.Code == 0 {
+			t.Errorf("%s: a directory that cannot be made is no error", client)
+		}
+	}
+}
+
+func namedContexts(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM base\nCOPY --from=extra a /a\nRUN --mount=type=bind,from=extra,target=/x cat /a /x/b\n"})
+	extra := project(t, map[string]string{"a": "from a directory\n", "b": "and mounted\n"})
+	for _, client := range kitClients {
+		out := plain(t, s, client, "--no-cache", "--build-context", "extra="+extra, "--build-context", "base=docker-image://busybox:test", dir)
+		if !strings.Contains(out, "from a directory\n") || !strings.Contains(out, "and mounted\n") {
+			t.Errorf("%s:\n%s", client, out)
+		}
+	}
+}
+
+// agents forwards to an agent that counts who comes.
+func agents(t *testing.T, s *harness.Stack) {
+	socket := filepath.Join(t.TempDir(), "agent")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer func() { _ = l.Close() }()
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	})
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=ssh,required test -S \"$SSH_AUTH_SOCK\" && echo there is an agent\nRUN test -z \"$SSH_AUTH_SOCK\"\n"})
+	for _, client := range kitClients {
+		out := plain(t, s, client, "--no-cache", "--ssh", "default="+socket, dir)
+		if !strings.Contains(out, "there is an agent\n") {
+			t.Errorf("%s:\n%s", client, out)
+		}
+		if r := build(s, client, "--no-cache", dir); r.Code == 0 {
+			t.Errorf("%s: a required agent that nobody forwards is no error", client)
+		}
+	}
+}
+
+func standardInput(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /a\nRUN cat /a\n", "a": "in the archive\n"})
+	for _, client := range kitClients {
+		for _, row := range []struct {
+			args  []string
+			stdin func() io.Reader
+			want  string
+		}{
+			{[]string{"-"}, func() io.Reader { return strings.NewReader("FROM busybox:test\nRUN echo no context\n") }, "no context"},
+			{[]string{"-f", "-", dir}, func() io.Reader { return strings.NewReader("FROM busybox:test\nCOPY a /b\nRUN cat /b\n") }, "in the archive"},
+			{[]string{"-"}, func() io.Reader {
+				data, err := exec.Command("tar", "-C", dir, "-cz", ".").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return bytes.NewReader(data)
+			}, "in the archive"},
+		} {
+			cmd := command(s, client, append([]string{"--progress=plain", "--no-cache"}, row.args...)...)
+			cmd.Stdin = row.stdin()
+			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), row.want+"\n") {
+				t.Errorf("%s %q: %v\n%s", client, row.args, err, out)
+			}
+		}
+	}
+}
+
+func elsewhere(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"a": "a", "b": "b", ".dockerignore": "a\n"})
+	files := project(t, map[string]string{"x.Dockerfile": "FROM busybox:test\nCOPY . /c\nRUN ls -A /c | tr '\\n' ' '\n", "x.Dockerfile.dockerignore": "b\n"})
+	for _, client := range kitClients {
+		if out := plain(t, s, client, "--no-cache", "-f", filepath.Join(files, "x.Dockerfile"), dir); !strings.Contains(out, ".dockerignore a ") {
+			t.Errorf("%s:\n%s", client, out)
+		}
+	}
+}
+
+func lint(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test as x\nRUN echo this must not run\n"})
+	for _, client := range kitClients {
+		r := build(s, client, "--check", dir)
+		if all := r.Stdout + r.Stderr; r.Code != 1 || !strings.Contains(all, "WARNING: FromAsCasing") || !strings.Contains(all, "1 | >>> FROM busybox:test as x") || strings.Contains(all, "this must not run\n#") {
+			t.Errorf("%s: %+v", client, r)
+		}
+		if out := mustBuild(t, s, client, "--call=targets", dir); !strings.Contains(out, "x (default)") {
+			t.Errorf("%s: targets:\n%s", client, out)
+		}
+	}
+}
+
+func resultFiles(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo files >/files\n"})
+	for _, client := range kitClients {
+		out := t.TempDir()
+		mustBuild(t, s, client, "-t", "files", "--iidfile", filepath.Join(out, "id"), "--metadata-file", filepath.Join(out, "meta"), dir)
+		id, err := os.ReadFile(filepath.Join(out, "id"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.OK("docker", "run", "--rm", string(id), "cat", "/files"); got != "files" {
+			t.Errorf("%s: image %s says %q", client, id, got)
+		}
+		var meta map[string]any
+		raw, err := os.ReadFile(filepath.Join(out, "meta"))
+		if err == nil {
+			err = json.Unmarshal(raw, &meta)
+		}
+		if err != nil || meta["image.name"] != "docker.io/library/files:latest" || !strings.HasPrefix(fmt.Sprint(meta["containerimage.digest"]), "sha256:") || meta["buildx.build.ref"] == nil {
+			t.Errorf("%s: metadata %s, %v", client, raw, err)
+		}
+	}
+}
+
+func history(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo remembered\n"})
+	mustBuild(t, s, "buildx", "--no-cache", "-t", "remember:me", dir)
+	r := build(s, "engine", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN exit 9\n"}))
+	if r.Code == 0 {
+		t.Error("exit 9 is no error")
+	}
+	list := strings.Split(s.OK("engine", "builder", "history"), "\n")
+	if len(list) < 3 || !strings.Contains(list[1], "Error") || !strings.Contains(list[2], "Completed") || !strings.Contains(list[2], "remember:me") {
+		t.Fatalf("history:\n%s", strings.Join(list, "\n"))
+	}
+	ref := strings.Fields(list[2])[0]
+	if story := s.OK("engine", "builder", "history", ref[:8]); !strings.Contains(story, "remembered\n") || !strings.Contains(story, "DONE") {
+		t.Errorf("story:\n%s", story)
+	}
+	if out := s.OK("docker", "buildx", "history", "ls"); !strings.Contains(out, ref) {
+		t.Errorf("buildx history ls:\n%s", out)
+	}
+	if out := s.OK("docker", "buildx", "history", "logs", ref); !strings.Contains(out, "") {
+		t.Errorf("buildx history logs:\n%s", out)
+	}
+	s.OK("docker", "buildx", "history", "rm", ref)
+	if out := s.OK("engine", "builder", "history"); strings.Contains(out, ref) {
+		t.Errorf("%s was removed:\n%s", ref, out)
+	}
+	if out := s.OK("docker", "buildx", "du"); !strings.Contains(out, "Total:") {
+		t.Errorf("buildx du:\n%s", out)
+	}
+}
+
+func versionTwo(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nARG A\nRUN echo argument $A >/a\n"})
+	data, err := exec.Command("tar", "-C", dir, "-c", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := func(query string) string {
+		cmd := s.Host("curl", "-sS", "--unix-socket", s.EngineSocket(), "-H", "Content-Type: application/x-tar", "--data-binary", "@-", "http://engine/v1.47/build?version=2&"+query)
+		cmd.Stdin = bytes.NewReader(data)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	out := post("t=two:latest&buildargs=%7B%22A%22%3A%22given%22%7D")
+	if !strings.Contains(out, `"id":"moby.buildkit.trace"`) || !strings.Contains(out, `"id":"moby.image.id"`) {
+		t.Errorf("answer:\n%s", out)
+	}
+	if got := s.OK("engine", "run", "--rm", "two", "cat", "/a"); got != "argument given" {
+		t.Errorf("the image says %q", got)
+	}
+	if out := post("target=none"); !strings.Contains(out, `"errorDetail"`) || !strings.Contains(out, "none") {
+		t.Errorf("a target that there is not: %s", out)
+	}
+}
+
+func rawStory(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN echo raw\n"})
+	for _, client := range kitClients {
+		r := build(s, client, "--progress=rawjson", "--no-cache", dir)
+		if r.Code != 0 {
+			t.Fatalf("%s: %+v", client, r)
+		}
+		var text []byte
+		vertices := map[string]bool{}
+		for line := range strings.Lines(r.Stderr) {
+			var e struct {
+				Vertexes []struct{ Name string }
+				Logs     []struct{ Data []byte }
+			}
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("%s: %q: %v", client, line, err)
+			}
+			for _, v := range e.Vertexes {
+				vertices[v.Name] = true
+			}
+			for _, l := range e.Logs {
+				text = append(text, l.Data...)
+			}
+		}
+		if string(text) != "raw\n" || !vertices["[2/2] RUN echo raw"] || !vertices["[internal] load build definition from Dockerfile"] {
+			t.Errorf("%s: %q, %v", client, text, vertices)
+		}
+	}
+}
+
+func refused(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{
+		"docker-bake.json": `{"group":{"default":{"targets":["b"]}},"target":{"a":{"dockerfile-inline":"FROM busybox:test\nRUN echo a >/a"},"b":{"contexts":{"a":"target:a"},"dockerfile-inline":"FROM a\nRUN cat /a"}}}`,
+	})
+	s.Buildx()
+	cmd := s.Command("docker", "buildx", "bake", "--progress=plain")
+	cmd.Dir = dir
+	if r := s.Run(cmd); r.Code == 0 || !strings.Contains(r.Stderr, "the result of another build as a context: not implemented") {
+		t.Errorf("a target made of another: %+v", r)
+	}
+}

@@ -1,5 +1,4 @@
-// The stock buildx, which the tests build with: .ci/deps makes bin/docker-buildx of it.
-module strata/ci/buildx
+module strata/ci/plugins/buildx
 
 go 1.26.3
 

@@ -49,7 +49,7 @@ func build(s *harness.Stack, client string, args ...string) harness.Result {
 func command(s *harness.Stack, client string, args ...string) *exec.Cmd {
 	kit := "0"
 	if client == "buildx" {
-		s.Buildx()
+		s.Plugin("buildx")
 		client, kit = "docker", "1"
 	}
 	cmd := s.Command(client, append([]string{"build"}, args...)...)

@@ -104,7 +104,7 @@ func main() {
 `
 
 func goProgram(t *testing.T, s *harness.Stack) {
-	goroot := command(t, "go", "env", "GOROOT")
+	goroot := output(t, "go", "env", "GOROOT")
 	imported(t, s, "golang:test", exec.Command("tar", "-c", "--sort=name",
 		"--exclude=*_test.go", "--exclude=testdata", "--transform", "s,^bin/go,usr/local/go/bin/go,;s,^\\(src\\|pkg\\|go.env\\|VERSION\\),usr/local/go/\\1,",
 		"-C", busyboxRoot(t), "./bin", "./etc", "./root", "./tmp",
@@ -120,12 +120,12 @@ func goProgram(t *testing.T, s *harness.Stack) {
 			sums += line
 		}
 	}
-	version := command(t, "go", "list", "-m", "-f", "{{.Version}}", "golang.org/x/sys")
+	version := output(t, "go", "list", "-m", "-f", "{{.Version}}", "golang.org/x/sys")
 	dir := project(t, map[string]string{
 		"Dockerfile": goFile, "main.go": goMain, "go.sum": sums,
 		"go.mod": "module hello\n\ngo 1.26.0\n\nrequire golang.org/x/sys " + version + "\n",
 	})
-	proxy := "http://" + mirror(t, s, "https://proxy.golang.org", filepath.Join(command(t, "go", "env", "GOMODCACHE"), "cache/download"))
+	proxy := "http://" + mirror(t, s, "https://proxy.golang.org", filepath.Join(output(t, "go", "env", "GOMODCACHE"), "cache/download"))
 	args := []string{"--network", "host", "--build-arg", "GOPROXY=" + proxy}
 	through(t, s, "hello", args, dir, func(t *testing.T, image string) {
 		if got, want := s.OK("docker", "run", "--rm", "--network", "none", image), "hello world on Linux as 1000, files [app]"; got != want {
@@ -159,7 +159,7 @@ func nodeApp(t *testing.T, s *harness.Stack) {
 		t.Skip("needs node and npm")
 	}
 	needsMirror(t, "the npm registry", "https://registry.npmjs.org/left-pad")
-	npm, err := filepath.EvalSymlinks(command(t, "sh", "-c", "command -v npm"))
+	npm, err := filepath.EvalSymlinks(output(t, "sh", "-c", "command -v npm"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,8 +230,8 @@ func debian(t *testing.T, s *harness.Stack) {
 	})
 }
 
-// command runs a program of this machine and returns what it says.
-func command(t *testing.T, name string, args ...string) string {
+// output runs a program of this machine and returns what it says.
+func output(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).Output()
 	if err != nil {
@@ -277,7 +277,7 @@ func busyboxRoot(t *testing.T) string {
 func libraries(t *testing.T, program string) []string {
 	t.Helper()
 	var out []string
-	for line := range strings.Lines(command(t, "ldd", program)) {
+	for line := range strings.Lines(output(t, "ldd", program)) {
 		for _, word := range strings.Fields(line) {
 			if strings.HasPrefix(word, "/") {
 				out = append(out, word)

@@ -70,16 +70,20 @@ func (s *Stack) StockDocker() func(args ...string) *exec.Cmd {
 // build of a version takes minutes.
 func (s *Stack) Plugin(name string) {
 	s.t.Helper()
+	dir := filepath.Join(s.Root, "config/cli-plugins")
+	link := filepath.Join(dir, "docker-"+name)
+	if _, err := os.Lstat(link); err == nil {
+		return
+	}
 	out, err := exec.Command("../../.ci/plugin", name).CombinedOutput()
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	if err != nil {
 		s.t.Fatalf("build plugin %s: %v\n%s", name, err, out)
 	}
-	dir := filepath.Join(s.Root, "config/cli-plugins")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := os.Symlink(lines[len(lines)-1], filepath.Join(dir, "docker-"+name)); err != nil {
+	if err := os.Symlink(lines[len(lines)-1], link); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/status"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/buildkit/session"
@@ -59,7 +60,7 @@ func (s *Service) solve(ctx context.Context, req *controlpb.SolveRequest) (*cont
 }
 
 // Solve is Control.Solve for who speaks no gRPC, and Status in one: tell is called with what
-// happens. body, if not nil, is the context, a tar. Errors are gRPC's.
+// happens. body, if not nil, is the context, a tar. Errors are for people.
 func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body io.Reader, tell func(*controlpb.StatusResponse) error) (map[string]string, error) {
 	j, ctx, err := s.begin(ctx, req)
 	if err != nil {
@@ -73,6 +74,9 @@ func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body i
 	}()
 	resp, err := s.finish(ctx, j)
 	<-told
+	if err != nil {
+		err = errors.New(status.Convert(err).Message())
+	}
 	return resp, err
 }
 

@@ -83,6 +83,7 @@ crash: build ## kill the processes at every failpoint, and at random; see that n
 .PHONY: vm
 vm: build ## the story in a Debian VM with systemd and cgroup v2
 	integration/vm/vm.sh
+	integration/vm/networks.sh
 
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yml

@@ -23,6 +23,7 @@ import (
 	"strata/engined/internal/httpapi"
 	"strata/engined/internal/images"
 	"strata/engined/internal/networks"
+	"strata/engined/internal/spec"
 	"strata/engined/internal/store"
 	"strata/engined/internal/supervisor"
 	"strata/engined/internal/volumes"
@@ -93,6 +94,9 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	}
 	if err := sweepVolumes(ctx, vols, ctrs); err != nil {
 		return err
+	}
+	if err := spec.LoadDefaultAppArmor(); err != nil {
+		ctxlog.From(ctx).Warn("containers are not confined by AppArmor", ctxlog.Error, err)
 	}
 	exs := execs.New(ctrs, sup, evts)
 	probes := health.New(exs, evts)

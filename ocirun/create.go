@@ -118,7 +118,7 @@ func (c *creation) create(ctx context.Context) (_ *parent.Child, err error) {
 		return nil, err
 	}
 	undo.Add(func() { err = errors.Join(err, a.store.Remove(id)) })
-	if err := c.makeCgroup(&undo); err != nil {
+	if err := c.makeCgroup(&undo, &err); err != nil {
 		return nil, err
 	}
 	c.step("cgroup", c.mark)
@@ -234,9 +234,13 @@ func (c *creation) dryRun() error {
 	return err
 }
 
-func (c *creation) makeCgroup(undo *cleanup.Stack) error {
+// makeCgroup makes the cgroup and adds its removal to undo, which adds to failure.
+func (c *creation) makeCgroup(undo *cleanup.Stack, failure *error) error {
 	m, err := c.app.cgroupManager(c.id, c.spec.Linux.CgroupsPath)
 	if err != nil {
+		return err
+	}
+	if err := c.app.store.Intend(c.id, state.Cgroup{Paths: m.Paths()}); err != nil {
 		return err
 	}
 	if err := m.Create(c.spec.Linux.Resources); err != nil {
@@ -253,7 +257,7 @@ func (c *creation) makeCgroup(undo *cleanup.Stack) error {
 	if len(pids) > 0 {
 		return fmt.Errorf("container's cgroup is not empty: %d process(es) found: %w", len(pids), errdefs.ErrFailedPrecondition)
 	}
-	undo.Add(func() { _ = m.Remove() })
+	undo.Add(func() { *failure = errors.Join(*failure, m.Remove()) })
 	c.cgroup = m
 	return nil
 }

@@ -102,13 +102,17 @@ func (a *app) events(ctx context.Context, args []string) error {
 	if s := a.status(st); s == state.Stopped {
 		return fmt.Errorf("container with id %s is not running", st.ID)
 	}
+	m, err := cgroupOf(st)
+	if err != nil {
+		return err
+	}
 	enc := json.NewEncoder(a.cfg.Stdout)
 	if once {
 		return printStats(enc, st)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ooms, err := manager(st).OOM(ctx)
+	ooms, err := m.OOM(ctx)
 	if err != nil {
 		return err
 	}

@@ -112,11 +112,14 @@ func cgroupFacts(h *plan.Host, paths map[string]string) {
 		h.CgroupV2, h.CgroupDir = true, dir
 		return
 	}
-	if len(paths) == 0 {
-		// A rootless container without a cgroup: whatever the host has.
-		h.CgroupV2 = cgroupV2()
-		h.CgroupDir = "/sys/fs/cgroup"
-		return
+	if len(paths) == 0 { // a rootless container without a cgroup: it stays in the caller's
+		if h.CgroupV2 = cgroupV2(); h.CgroupV2 {
+			h.CgroupDir = "/sys/fs/cgroup"
+			return
+		}
+		if own, err := cgroups.Of(os.Getpid()); err == nil {
+			paths = own.Paths()
+		}
 	}
 	byName := map[string]plan.Hierarchy{}
 	for controller, dir := range paths {

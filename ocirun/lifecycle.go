@@ -17,6 +17,8 @@ import (
 	"strata/ocirun/internal/hooks"
 	"strata/ocirun/internal/state"
 	"strata/pkg/ctxlog"
+	"strata/pkg/linux/cgroups"
+	"strata/pkg/linux/pidfd"
 )
 
 func (a *app) start(ctx context.Context, args []string) error {
@@ -139,6 +141,13 @@ func (a *app) kill(args []string) error {
 		return err
 	}
 	ownPIDs := hasNamespace(st, specs.PIDNamespace)
+	if len(st.Cgroup.Paths) == 0 {
+		if all && (!ownPIDs || sig != unix.SIGKILL) {
+			_, err := cgroupOf(st)
+			return err
+		}
+		return signalInit(st, sig) // with a pid namespace the kernel kills the others
+	}
 	if all || !ownPIDs && sig == unix.SIGKILL {
 		// Without a pid namespace the other processes outlive the first one.
 		if pids, err := manager(st).Pids(); err == nil && len(pids) == 0 && !all {
@@ -206,18 +215,15 @@ func (a *app) delete(ctx context.Context, args []string) error {
 		return err
 	}
 	st, err := a.store.Load(id)
-	if errors.Is(err, errdefs.ErrNotFound) {
-		// What a create that was killed left behind.
-		if _, serr := os.Stat(a.store.Dir(id)); serr == nil && state.ValidateID(id) == nil {
-			if rerr := a.removeRest(id); rerr != nil {
-				return rerr
-			}
-			if force {
-				return nil
-			}
+	if errors.Is(err, errdefs.ErrNotFound) && force {
+		if err := a.endCreator(id); err != nil {
+			return err
 		}
-		if force {
-			return nil
+		st, err = a.store.Load(id) // it may have come to its end
+	}
+	if errors.Is(err, errdefs.ErrNotFound) {
+		if rerr := a.removeRest(id); rerr != nil || force {
+			return rerr
 		}
 	}
 	if err != nil {
@@ -235,14 +241,29 @@ func (a *app) delete(ctx context.Context, args []string) error {
 	return a.destroy(ctx, st)
 }
 
-// removeRest removes the directory of a container that has no state: its create has
-// been killed, or is still at work, which a forced delete may then find out.
+// removeRest removes what a create that was killed has left: a container without a state.
+// What is still being created stays.
 func (a *app) removeRest(id string) error {
-	m, err := a.cgroupManager(id, "")
-	if err == nil {
-		_ = m.Remove() // best effort: the path of the spec is not known
+	in, ok := a.store.Intent(id)
+	if ok && in.Alive() {
+		return nil
+	}
+	if m := cgroups.Load(in.Cgroup.Paths); m.Exists() {
+		_ = m.Kill(unix.SIGKILL) // who cannot be killed keeps the cgroup
+		if err := m.Remove(); err != nil {
+			return err
+		}
 	}
 	return a.store.Remove(id)
+}
+
+// endCreator kills the create of a container that has no state yet, and waits for its end.
+func (a *app) endCreator(id string) error {
+	in, ok := a.store.Intent(id)
+	if !ok {
+		return nil
+	}
+	return pidfd.Kill(in.Creator, in.Alive, deleteWait)
 }
 
 func (a *app) killAndWait(st *state.State) error {
@@ -268,25 +289,10 @@ func (a *app) killAndWait(st *state.State) error {
 		}
 		return err
 	}
-	return waitPidfd(fd, deleteWait)
-}
-
-// waitPidfd waits until the process has ended.
-func waitPidfd(fd int, d time.Duration) error {
-	end := time.Now().Add(d)
-	for {
-		left := time.Until(end)
-		if left <= 0 {
-			return errors.New("container init still running")
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left/time.Millisecond)+1)
-		if n > 0 {
-			return nil
-		}
-		if err != nil && err != unix.EINTR {
-			return os.NewSyscallError("poll", err)
-		}
+	if err := pidfd.Wait(fd, deleteWait); err != nil {
+		return fmt.Errorf("container init: %w", err)
 	}
+	return nil
 }
 
 // destroy frees what a stopped container holds. Each part can be repeated.
@@ -327,7 +333,11 @@ func (a *app) pause(ctx context.Context, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	return manager(st).Freeze(ctx)
+	m, err := cgroupOf(st)
+	if err != nil {
+		return err
+	}
+	return m.Freeze(ctx)
 }
 
 func errNotRunningFor(status string) error {

@@ -51,6 +51,14 @@ func (a *app) status(st *state.State) string {
 // manager is the container's cgroup.
 func manager(st *state.State) *cgroups.Manager { return cgroups.Load(st.Cgroup.Paths) }
 
+// cgroupOf is manager for what makes no sense without a cgroup.
+func cgroupOf(st *state.State) (*cgroups.Manager, error) {
+	if len(st.Cgroup.Paths) == 0 {
+		return nil, fmt.Errorf("container %q has no cgroup of its own: its user was not allowed to make one: %w", st.ID, errdefs.ErrFailedPrecondition)
+	}
+	return manager(st), nil
+}
+
 func (a *app) report(st *state.State) report {
 	r := report{
 		Version: specVersion, ID: st.ID, PID: st.PID, Status: a.status(st), Bundle: st.Bundle, Rootfs: st.Rootfs,
@@ -176,7 +184,11 @@ func (a *app) ps(args []string) error {
 	if err != nil {
 		return err
 	}
-	pids, err := manager(st).Pids()
+	m, err := cgroupOf(st)
+	if err != nil {
+		return err
+	}
+	pids, err := m.Pids()
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,11 @@ func (a *app) update(args []string) error {
 			return err
 		}
 	}
-	return manager(st).Set(res)
+	m, err := cgroupOf(st)
+	if err != nil {
+		return err
+	}
+	return m.Set(res)
 }
 
 func (a *app) readResources(file string) (*specs.LinuxResources, error) {

@@ -62,10 +62,9 @@ func Delete(ctx context.Context, cfg Config, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		killRuntimes(bundle)
-		return rt.ForceDelete(ctx, cfg.ContainerID)
+		return errors.Join(process.EndRuntimes(bundle, cfg.ContainerID), rt.ForceDelete(ctx, cfg.ContainerID))
 	})
-	err = errors.Join(err, endHalfMade(bundle), mount.Unmount(filepath.Join(bundle, "rootfs")))
+	err = errors.Join(err, process.RemoveHalfMade(bundle), mount.Unmount(filepath.Join(bundle, "rootfs")))
 	if err != nil {
 		return fmt.Errorf("clean up container %q: %w", cfg.ContainerID, err)
 	}

@@ -16,6 +16,7 @@ import (
 	wiretask "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"strata/pkg/shimio"
@@ -373,6 +374,56 @@ func TestStatsMeasureTheTask(t *testing.T) {
 	}
 	if len(resp.GetStats().GetValue()) < 20 {
 		t.Errorf("stats = %v", &resp)
+	}
+	s.kill(b)
+	s.wait(b, "")
+	s.finish(b)
+}
+
+func TestUpdateChangesLimits(t *testing.T) {
+	d := newDaemon(t)
+	b := d.newBundle("limited", "sleep 100")
+	s := d.start(b)
+	s.run(b, "")
+	s.must("Update", &task.UpdateTaskRequest{ID: b.id, Resources: &anypb.Any{
+		TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: []byte(`{"pids":{"limit":33}}`),
+	}}, &emptypb.Empty{})
+	files, err := filepath.Glob("/sys/fs/cgroup/*/strata-shim-test-" + filepath.Base(d.dir) + "/" + b.id + "/pids.max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if more, _ := filepath.Glob("/sys/fs/cgroup/strata-shim-test-" + filepath.Base(d.dir) + "/" + b.id + "/pids.max"); len(more) > 0 {
+		files = more
+	}
+	if len(files) != 1 {
+		t.Fatalf("files of the pids limit: %v, want one", files)
+	}
+	if data, err := os.ReadFile(files[0]); err != nil || string(data) != "33\n" {
+		t.Errorf("pids.max = %q, %v, want 33", data, err)
+	}
+	err = s.call("Update", &task.UpdateTaskRequest{ID: b.id, Resources: &anypb.Any{TypeUrl: "some/thing", Value: []byte("{}")}}, &emptypb.Empty{})
+	if !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("Update with nonsense = %v, want class ErrInvalidArgument", err)
+	}
+	s.kill(b)
+	s.wait(b, "")
+	s.finish(b)
+}
+
+func TestCheckpointThatFailsLeavesTheTaskAlone(t *testing.T) {
+	d := newDaemon(t)
+	b := d.newBundle("kept", "sleep 100")
+	s := d.start(b)
+	s.run(b, "")
+	// Not even a runtime that can has a directory to write to.
+	err := s.call("Checkpoint", &task.CheckpointTaskRequest{ID: b.id, Path: "/proc/nowhere"}, &emptypb.Empty{})
+	if err == nil {
+		t.Error("Checkpoint into nowhere worked")
+	}
+	var state task.StateResponse
+	s.must("State", &task.StateRequest{ID: b.id}, &state)
+	if state.GetStatus() != wiretask.Status_RUNNING {
+		t.Errorf("status afterwards = %v, want RUNNING", state.GetStatus())
 	}
 	s.kill(b)
 	s.wait(b, "")

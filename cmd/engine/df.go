@@ -87,77 +87,62 @@ func newUsageRow(kind string, total, active, size, reclaimable int64, percent bo
 	return r
 }
 
-// dfVerbose prints a table per kind of object.
-func (s *session) dfVerbose(du system.DiskUsage, format string) error {
-	if format != "" {
-		t, err := cliformat.Compile(map[bool]string{true: "{{json .}}", false: format}[format == "json"])
-		if err != nil {
-			return err
-		}
-		if err := t.Execute(s.stdout, du); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(s.stdout)
-		return err
-	}
-	now := time.Now()
-	if err := s.dfImages(du, now); err != nil {
-		return err
-	}
-	if err := s.dfContainers(du, now); err != nil {
-		return err
-	}
-	if err := s.dfVolumes(du); err != nil {
-		return err
-	}
-	return s.dfBuildCache(du, now)
-}
-
-func (s *session) dfImages(du system.DiskUsage, now time.Time) error {
-	t := imageTable(false)
-	t.Columns += `\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
-	var rows []imageRow
-	if du.ImageUsage != nil {
-		for _, img := range du.ImageUsage.Items {
-			rows = append(rows, imageRows(img, false, false, false, now)...)
-		}
-	}
-	fmt.Fprint(s.stdout, "Images space usage:\n\n")
-	return cliformat.Write(s.stdout, t, "table "+t.Columns, rows)
-}
-
-func (s *session) dfContainers(du system.DiskUsage, now time.Time) error {
-	t := containerTable(false)
-	t.Columns = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
-	var rows []containerRow
-	if du.ContainerUsage != nil {
-		for _, ctr := range du.ContainerUsage.Items {
-			ctr.SizeRootFs = 0 // the image's share is in the table above
-			rows = append(rows, newContainerRow(ctr, false, now))
-		}
-	}
-	fmt.Fprint(s.stdout, "\nContainers space usage:\n\n")
-	return cliformat.Write(s.stdout, t, "table "+t.Columns, rows)
-}
-
-func (s *session) dfVolumes(du system.DiskUsage) error {
-	t := volumeTable()
-	t.Columns = `{{.Name}}\t{{.Links}}\t{{.Size}}`
-	var rows []volumeRow
-	if du.VolumeUsage != nil {
-		for _, v := range du.VolumeUsage.Items {
-			rows = append(rows, newVolumeRow(v))
-		}
-	}
-	fmt.Fprint(s.stdout, "\nLocal Volumes space usage:\n\n")
-	return cliformat.Write(s.stdout, t, "table "+t.Columns, rows)
+// usageRowsByKind are the objects that take space, as a template of "df -v" sees them.
+type usageRowsByKind struct {
+	Images     []imageRow
+	Containers []containerRow
+	Volumes    []volumeRow
+	BuildCache []cacheRow
 }
 
 // cacheRow is a row of the table of the build cache.
 type cacheRow struct{ CacheID, CacheType, Size, CreatedSince, LastUsedSince, UsageCount, Shared string }
 
-func (s *session) dfBuildCache(du system.DiskUsage, now time.Time) error {
-	t := cliformat.Table{
+func newUsageRowsByKind(du system.DiskUsage, now time.Time) usageRowsByKind {
+	var out usageRowsByKind
+	if du.ImageUsage != nil {
+		for _, img := range du.ImageUsage.Items {
+			out.Images = append(out.Images, imageRows(img, false, false, false, now)...)
+		}
+	}
+	if du.ContainerUsage != nil {
+		for _, ctr := range du.ContainerUsage.Items {
+			ctr.SizeRootFs = 0 // the image's share is among the images
+			out.Containers = append(out.Containers, newContainerRow(ctr, false, now))
+		}
+	}
+	if du.VolumeUsage != nil {
+		for _, v := range du.VolumeUsage.Items {
+			out.Volumes = append(out.Volumes, newVolumeRow(v))
+		}
+	}
+	if du.BuildCacheUsage != nil {
+		for _, b := range du.BuildCacheUsage.Items {
+			out.BuildCache = append(out.BuildCache, newCacheRow(b, now))
+		}
+	}
+	return out
+}
+
+// dfVerbose prints a table per kind of object.
+func (s *session) dfVerbose(du system.DiskUsage, format string) error {
+	rows := newUsageRowsByKind(du, time.Now())
+	if format != "" {
+		t, err := cliformat.Compile(map[bool]string{true: "{{json .}}", false: format}[format == "json"])
+		if err != nil {
+			return err
+		}
+		if err := t.Execute(s.stdout, rows); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(s.stdout)
+		return err
+	}
+	images, containers, volumes := imageTable(false), containerTable(false), volumeTable()
+	images.Columns += `\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}`
+	containers.Columns = `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`
+	volumes.Columns = `{{.Name}}\t{{.Links}}\t{{.Size}}`
+	cache := cliformat.Table{
 		Columns: `{{.CacheID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}`,
 		Header: cliformat.Header{
 			"CacheID": "CACHE ID", "CacheType": "CACHE TYPE", "Size": "SIZE", "CreatedSince": "CREATED",
@@ -165,14 +150,25 @@ func (s *session) dfBuildCache(du system.DiskUsage, now time.Time) error {
 		},
 	}
 	var total int64
-	var rows []cacheRow
 	if du.BuildCacheUsage != nil {
 		total = du.BuildCacheUsage.TotalSize
-		for _, b := range du.BuildCacheUsage.Items {
-			rows = append(rows, newCacheRow(b, now))
-		}
 	}
-	fmt.Fprintf(s.stdout, "\nBuild cache usage: %s\n\n", units.HumanSize(float64(total)))
+	if err := writeSection(s, "Images space usage:", images, rows.Images); err != nil {
+		return err
+	}
+	if err := writeSection(s, "\nContainers space usage:", containers, rows.Containers); err != nil {
+		return err
+	}
+	if err := writeSection(s, "\nLocal Volumes space usage:", volumes, rows.Volumes); err != nil {
+		return err
+	}
+	return writeSection(s, "\nBuild cache usage: "+units.HumanSize(float64(total)), cache, rows.BuildCache)
+}
+
+func writeSection[T any](s *session, title string, t cliformat.Table, rows []T) error {
+	if _, err := fmt.Fprint(s.stdout, title+"\n\n"); err != nil {
+		return err
+	}
 	return cliformat.Write(s.stdout, t, "table "+t.Columns, rows)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -28,6 +29,7 @@ mounts, network objects and files, each with the layer that made it, and the ste
 start with their durations.`,
 		Flags: []cliapp.Flag{
 			stringFlag("format", "f", inspectFormatUsage),
+			boolFlag("network", "", "Show only the network: interfaces, addresses, rules, ports, names, and what stands in the way"),
 			boolFlag("no-trunc", "", "Don't truncate output"),
 		},
 		Action: s.explain,
@@ -43,11 +45,19 @@ func (s *session) explain(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return onlyEngined("explain", err)
 	}
+	if c.Bool("network") {
+		e.Steps = nil
+		e.Objects, _ = partition(e.Objects, ofNetwork)
+	}
 	if format := c.String("format"); format != "" {
 		return s.template(format, e)
 	}
-	if !c.Bool("no-trunc") {
-		e.Objects = shortObjects(e)
+	switch {
+	case c.Bool("no-trunc"):
+	case c.Bool("network"): // rules and remedies are to be copied
+		e.Objects = shortObjects(e, math.MaxInt)
+	default:
+		e.Objects = shortObjects(e, maxDetail)
 	}
 	return printExplanation(s.stdout, e)
 }
@@ -56,14 +66,14 @@ func (s *session) explain(ctx context.Context, c *cli.Context) error {
 const maxDetail = 60
 
 // shortObjects leaves most of the container's own id out of the paths that hold it.
-func shortObjects(e api.Explanation) []api.Object {
+func shortObjects(e api.Explanation, detail int) []api.Object {
 	out := slices.Clone(e.Objects)
 	for i := range out {
 		if len(e.ID) > 12 {
 			out[i].ID = strings.ReplaceAll(out[i].ID, e.ID, e.ID[:12]+"…")
 			out[i].Detail = strings.ReplaceAll(out[i].Detail, e.ID, e.ID[:12]+"…")
 		}
-		out[i].Detail = cliformat.Ellipsis(out[i].Detail, maxDetail)
+		out[i].Detail = cliformat.Ellipsis(out[i].Detail, detail)
 	}
 	return out
 }
@@ -74,6 +84,15 @@ func onlyEngined(verb string, err error) error {
 		return fmt.Errorf("%s: this daemon is not engined and does not know it: %w", verb, errdefs.ErrNotImplemented)
 	}
 	return err
+}
+
+// networkKinds are the kinds of objects that only the network has.
+var networkKinds = []string{"parent", "bridge", "rule", "veth", "macvlan", "ipvlan", "endpoint", "address", "route", "port", "name", "obstacle"}
+
+// ofNetwork reports whether an object is part of a container's network, its files included.
+func ofNetwork(o api.Object) bool {
+	kind := strings.ToLower(o.Kind)
+	return kind == "netns" || slices.Contains(networkKinds, kind) || kind == "file" && (strings.Contains(o.Detail, "answers DNS") || strings.HasPrefix(o.Detail, "mounted on /etc/"))
 }
 
 // objectSections are the headings of the report, and the kinds of objects below each.
@@ -89,7 +108,7 @@ func objectSections() []struct {
 		{"Namespaces", []string{"namespace", "netns", "userns"}},
 		{"Cgroups", []string{"cgroup"}},
 		{"Mounts", []string{"mount"}},
-		{"Network", []string{"veth", "interface", "bridge", "address", "route", "rule", "port", "network", "endpoint", "nft"}},
+		{"Network", networkKinds},
 		{"Files", []string{"file", "directory", "dir", "socket", "snapshot", "layer", "record", "log", "bundle", "volume", "lease"}},
 	}
 }

@@ -75,6 +75,8 @@ func newHistoryRow(item image.HistoryResponseItem, whole, human bool, now time.T
 		CreatedBy: strings.ReplaceAll(item.CreatedBy, "\t", " "),
 		ID:        item.ID,
 		Size:      strconv.FormatInt(item.Size, 10),
+
+		CreatedSince: "N/A",
 	}
 	if item.Created > 0 {
 		r.CreatedSince = units.HumanDuration(now.Sub(created)) + " ago"

@@ -75,7 +75,7 @@ func pointInTime(s string, now time.Time) (string, error) {
 	if s == "" {
 		return "", nil
 	}
-	if d, err := time.ParseDuration(s); err == nil {
+	if d, err := time.ParseDuration(s); err == nil && s != "0" { // which is the beginning of time
 		return unixText(now.Add(-d)), nil
 	}
 	for _, layout := range []string{

@@ -99,7 +99,9 @@ rss() { local sum=0 pid; for pid in "$@"; do sum=$((sum + $(memory "$pid" Rss)))
 daemon() { pgrep -f "^[^ ]*$1.*$work" | head -1; }
 row 'RSS of both daemons, one container' "$(rss "$(daemon supervisord)" "$(daemon engined)")" "$(rss "$(daemon containerd)" "$(daemon dockerd)")" KiB
 
+. integration/bench/chain.sh
 . integration/bench/networks.sh
+. integration/bench/build.sh
 
 # --- the runtime alone, on docker's own bundle
 bundle=$(echo "$work"/stock/cd-run/io.containerd.runtime.v2.task/moby/*/)

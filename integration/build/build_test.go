@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func build(s *harness.Stack, client string, args ...string) harness.Result {
 func command(s *harness.Stack, client string, args ...string) *exec.Cmd {
 	kit := "0"
 	if client == "buildx" {
-		s.Buildx()
+		s.Plugin("buildx")
 		client, kit = "docker", "1"
 	}
 	cmd := s.Command(client, append([]string{"build"}, args...)...)
@@ -83,6 +84,9 @@ func TestBuilds(t *testing.T) {
 	t.Run("cache mounts outlive builds and are pruned", func(t *testing.T) { cacheMounts(t, s.For(t)) })
 	t.Run("equal steps of builds at the same time run once", func(t *testing.T) { together(t, s.For(t)) })
 	t.Run("an engine that is killed in a build leaves nothing", func(t *testing.T) { killed(t, s.For(t)) })
+	t.Run("a command that needs too much memory is killed, and the build says so", func(t *testing.T) { outOfMemory(t, s.For(t)) })
+	t.Run("archives cannot write beyond their directory", func(t *testing.T) { hostileArchives(t, s.For(t)) })
+	t.Run("remote contexts are fetched by the engine", func(t *testing.T) { remotes(t, s.For(t)) })
 	t.Run("prune leaves images that were built as they are", func(t *testing.T) { prune(t, s.For(t)) })
 }
 
@@ -316,6 +320,27 @@ func mistakes(t *testing.T, s *harness.Stack) {
 		{"symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY link/passwd /x\n", "link@": "/etc"}, nil, "file does not exist"},
 		{"file to a directory", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /etc/passwd/\n", "a": ""}, nil, "is a file, not a directory"},
 		{"foreign platform", map[string]string{"Dockerfile": "FROM --platform=linux/s390x busybox:test\n"}, nil, "busybox:test"},
+		{"syntax error with a suggestion", map[string]string{"Dockerfile": "FROM busybox:test\nCOPPY a /\n"}, nil, "dockerfile parse error on line 2: unknown instruction: COPPY (did you mean COPY?)"},
+		{"bad flag with a suggestion", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --form=x a /\n"}, nil, "line 2: unknown flag: --form"},
+		{"bad JSON", map[string]string{"Dockerfile": "FROM busybox:test\nHEALTHCHECK --interval=soon CMD true\n"}, nil, "line 2"},
+		{"empty Dockerfile", map[string]string{"Dockerfile": "\n# nothing\n"}, nil, "file with no instructions"},
+		{"Dockerfile over the limit", map[string]string{"Dockerfile": "FROM busybox:test\n# " + strings.Repeat("x", 5<<20) + "\n"}, nil, "larger than 4194304 bytes"},
+		{"no Dockerfile", map[string]string{"Dockerfile.other": "FROM busybox:test\n"}, nil, "ockerfile"},
+		{"stage that is not there", map[string]string{"Dockerfile": "FROM busybox:test AS builder\nFROM busybox:test\nCOPY --from=bilder /etc /x\n"}, nil, `did you mean "builder"?`},
+		{"stages in a circle", map[string]string{"Dockerfile": "FROM busybox:test AS a\nCOPY --from=b /etc /x\nFROM busybox:test AS b\nCOPY --from=a /etc /x\n"}, nil, "circular dependency detected on stage: "},
+		{"a stage of itself", map[string]string{"Dockerfile": "FROM busybox:test AS a\nCOPY --from=a /etc /x\n"}, nil, "circular dependency detected on stage: a"},
+		{"a mount of a later number", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=bind,from=1,target=/x true\nFROM busybox:test\n"}, []string{"--target", "0"}, "a later build stage"},
+		{"path above the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY ../../../../etc/passwd /x\n"}, nil, "stat etc/passwd: file does not exist"},
+		{"absolute symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY pw /x\n", "pw@": "/etc/passwd"}, nil, "stat pw: file does not exist"},
+		{"symlink out of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s ../../../../../../../root/.ssh /out && ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /out/id /x\n"}, nil, "stat out/id: file does not exist"},
+		{"proc of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /h /x\n"}, nil, "stat h: file does not exist"},
+		{"bind mount out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=bind,source=link,target=/x ls /x\n", "link@": "/etc/ssl"}, nil, "file does not exist"},
+		{"base image that is not there", map[string]string{"Dockerfile": "FROM 127.0.0.1:1/nosuch:1\n"}, nil, "127.0.0.1:1"},
+		{"bad name of a base image", map[string]string{"Dockerfile": "FROM Busybox:Test:x\n"}, nil, "invalid reference format"},
+		{"base image of another platform", map[string]string{"Dockerfile": "FROM --platform=linux/arm64 busybox:test\nRUN true\n"}, nil, "the image that is here is for linux/"},
+		{"command that is not there", map[string]string{"Dockerfile": "FROM busybox:test\nRUN [\"/nosuch\"]\n"}, nil, "/nosuch"},
+		{"bad build argument", map[string]string{"Dockerfile": "ARG N\nFROM busybox:$N\n"}, nil, "line 2"},
+		{"archive that is none", map[string]string{"Dockerfile": "FROM busybox:test\nADD a.tar.xz /x/\n", "a.tar.xz": "\xfd7zXZ\x00rest"}, nil, "a.tar.xz"},
 		{"insecure command", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --security=insecure true\n"}, nil, "security.insecure is not allowed"},
 		{"unknown user", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --chown=nosuch a /\n", "a": ""}, nil, "nosuch"},
 	} {
@@ -480,4 +505,123 @@ func killed(t *testing.T, s *harness.Stack) {
 	}) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+func outOfMemory(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN dd if=/dev/zero of=/dev/null bs=200M count=1\n"})
+	r := build(s, "docker", "-m", "24m", "--memory-swap", "24m", dir)
+	if all := r.Stdout + r.Stderr; r.Code == 0 || !strings.Contains(all, "returned a non-zero code: ") {
+		t.Errorf("%+v", r)
+	}
+	if out := build(s, "docker", "--no-cache", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN true\n"})); out.Code != 0 {
+		t.Errorf("afterwards: %+v", out)
+	}
+}
+
+func hostileArchives(t *testing.T, s *harness.Stack) {
+	pack := func(list ...tar.Header) string {
+		var b bytes.Buffer
+		tw := tar.NewWriter(&b)
+		for _, h := range list {
+			if err := tw.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Size > 0 {
+				_, _ = tw.Write(bytes.Repeat([]byte("x"), int(h.Size)))
+			}
+		}
+		if err := tw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	victim := filepath.Join(t.TempDir(), "victim")
+	evil := pack(
+		tar.Header{Name: "../../../../.." + victim, Typeflag: tar.TypeReg, Mode: 0o644, Size: 1},
+		tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "../../../../../../../.." + filepath.Dir(victim)},
+		tar.Header{Name: "link/victim", Typeflag: tar.TypeReg, Mode: 0o644, Size: 1},
+		tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"},
+	)
+	for _, client := range clients {
+		build(s, client, project(t, map[string]string{"Dockerfile": "FROM busybox:test\nADD evil.tar /a/b/\n", "evil.tar": evil})) // may fail or not
+		cmd := s.Command(client, "build", "-")
+		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
+		cmd.Stdin = strings.NewReader(evil) // as a context: it has no Dockerfile either
+		if r := s.Run(cmd); r.Code == 0 {
+			t.Errorf("%s: a context without a Dockerfile was built", client)
+		}
+		if _, err := os.Stat(victim); err == nil {
+			t.Fatalf("%s: %s was written", client, victim)
+		}
+	}
+}
+
+func remotes(t *testing.T, s *harness.Stack) {
+	var context bytes.Buffer
+	tw := tar.NewWriter(&context)
+	for name, text := range map[string]string{"Dockerfile": "FROM busybox:test\nCOPY . /c/\n", "a": "from the tar\n", "b.log": "", ".dockerignore": "*.log\n"} {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = tw.Write([]byte(text))
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"c.tar": context.String(), "text": "FROM busybox:test\nLABEL of=text\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := "http://" + mirror(t, s, "http://127.0.0.1:1", dir)
+	// The stock client downloads a tar itself: SDKs let the engine do it.
+	post := func(query string) harness.Result {
+		return s.Run(s.Host("curl", "-sS", "--unix-socket", s.EngineSocket(), "-X", "POST", "http://engine/build?"+query))
+	}
+	if r := post("t=remote:tar&remote=" + url + "/c.tar"); !strings.Contains(r.Stdout, "Successfully built") {
+		t.Fatalf("a tar: %+v", r)
+	}
+	if got := s.OK("engine", "run", "--rm", "--network", "none", "remote:tar", "sh", "-c", "cat /c/a; ls /c"); got != "from the tar\nDockerfile\na" {
+		t.Errorf("a tar: %q", got)
+	}
+	if r := post("t=remote:text&remote=" + url + "/text"); !strings.Contains(r.Stdout, "Successfully built") {
+		t.Fatalf("a Dockerfile: %+v", r)
+	}
+	if got := s.OK("engine", "image", "inspect", "--format", "{{index .Config.Labels \"of\"}}", "remote:text"); got != "text" {
+		t.Errorf("a Dockerfile: %q", got)
+	}
+	if r := post("remote=" + url + "/nosuch.tar"); !strings.Contains(r.Stdout, "remote context") {
+		t.Errorf("a context that is not there: %+v", r)
+	}
+	mustBuild(t, s, "docker", "-t", "remote:client", url+"/c.tar")
+}
+
+// TestDiskFullInTheMiddle builds on a small filesystem: the build fails with a word about
+// it, nothing is left, and what fits is built afterwards.
+func TestDiskFullInTheMiddle(t *testing.T) {
+	s := harness.New(t, harness.SmallDisk(96<<20))
+	s.LoadBusybox()
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN dd if=/dev/urandom of=/big bs=1M count=200\n"})
+	for range 3 {
+		if r := build(s, "docker", dir); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "No space left on device") {
+			t.Fatalf("a command: %+v", r)
+		}
+	}
+	big := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY big /\nCOPY big /again\nCOPY big /third\n"})
+	if err := os.WriteFile(filepath.Join(big, "big"), random(40<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := build(s, "docker", big); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "no space left on device") {
+		t.Errorf("files: %+v", r)
+	}
+	s.OK("engine", "builder", "prune", "-af")
+	mustBuild(t, s, "docker", "-t", "fits", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN dd if=/dev/urandom of=/big bs=1M count=8\n"}))
+}
+
+// random is bytes that nothing compresses.
+func random(n int) []byte {
+	out := make([]byte, n)
+	_, _ = rand.Read(out) // never fails
+	return out
 }

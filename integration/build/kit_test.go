@@ -380,7 +380,7 @@ func refused(t *testing.T, s *harness.Stack) {
 	dir := project(t, map[string]string{
 		"docker-bake.json": `{"group":{"default":{"targets":["b"]}},"target":{"a":{"dockerfile-inline":"FROM busybox:test\nRUN echo a >/a"},"b":{"contexts":{"a":"target:a"},"dockerfile-inline":"FROM a\nRUN cat /a"}}}`,
 	})
-	s.Buildx()
+	s.Plugin("buildx")
 	cmd := s.Command("docker", "buildx", "bake", "--progress=plain")
 	cmd.Dir = dir
 	if r := s.Run(cmd); r.Code == 0 || !strings.Contains(r.Stderr, "the result of another build as a context: not implemented") {

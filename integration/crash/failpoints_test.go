@@ -18,7 +18,7 @@ import (
 var short = []string{
 	"containers/create/stored", "containers/start/started", "containers/remove/stored", "containers/exited/told",
 	"networks/join/saved", "networks/create/built", "snapshots/prepare/written", "tasks/create/launched",
-	"tasks/delete/deleted",
+	"tasks/delete/deleted", "process/create/made",
 }
 
 type point struct{ process, name string }

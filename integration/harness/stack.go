@@ -26,6 +26,7 @@ type Stack struct {
 	bin        string
 	engineArgs []string
 	cgroup     string // parent of the containers' cgroups; "" under systemd
+	disk       int64  // bytes of a filesystem for the daemons' data; zero for none of its own
 	engine     *exec.Cmd
 	supervisor *exec.Cmd
 }
@@ -42,6 +43,11 @@ type Option func(*Stack)
 // EngineArgs adds flags to engined's command line.
 func EngineArgs(args ...string) Option {
 	return func(s *Stack) { s.engineArgs = append(s.engineArgs, args...) }
+}
+
+// SmallDisk gives the daemons' data a filesystem of so many bytes.
+func SmallDisk(size int64) Option {
+	return func(s *Stack) { s.disk = size }
 }
 
 // Bin returns the path of one of our binaries.
@@ -86,6 +92,10 @@ func New(t *testing.T, opts ...Option) *Stack {
 		if err := os.Mkdir(filepath.Join(root, dir), 0o711); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if s.disk > 0 {
+		lib := filepath.Join(root, "lib")
+		s.must("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", s.disk), "small", lib)
 	}
 	s.must("ip", "netns", "add", s.Netns)
 	s.must("ip", "-n", s.Netns, "link", "set", "lo", "up")

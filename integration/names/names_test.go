@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -214,10 +215,11 @@ func rate(t *testing.T, netns string) {
 	}
 }
 
-// prober asks for a name and fetches a page every 10 ms.
+// prober asks for a name and fetches a page every 10 ms: from a neighbour, and by a published
+// port of the host.
 type prober struct {
-	dns, http atomic.Int64 // that succeeded
-	mu        sync.Mutex
+	dns, http, published atomic.Int64 // that succeeded
+	mu                   sync.Mutex
 	failures  []string
 }
 
@@ -228,7 +230,7 @@ func (p *prober) failed(format string, args ...any) {
 }
 
 // start probes until the test ends or stop is called.
-func (p *prober) start(t *testing.T, netns, want string) (stop func()) {
+func (p *prober) start(t *testing.T, host, netns, want string) (stop func()) {
 	var wg sync.WaitGroup
 	done := make(chan struct{})
 	every := func(fn func()) {
@@ -245,7 +247,7 @@ func (p *prober) start(t *testing.T, netns, want string) (stop func()) {
 			}
 		})
 	}
-	c, web := dial(t, netns, "udp"), httpIn(netns)
+	c, web, outside := dial(t, netns, "udp"), httpIn(netns), httpIn(host)
 	every(func() {
 		if got, err := c.ask("web", typeA); err != nil || got != "Success "+want {
 			p.failed("DNS: %q, %v", got, err)
@@ -253,20 +255,23 @@ func (p *prober) start(t *testing.T, netns, want string) (stop func()) {
 		}
 		p.dns.Add(1)
 	})
-	every(func() {
-		r, err := web.Get("http://" + want + "/page")
-		if err != nil {
-			p.failed("HTTP: %v", err)
-			return
-		}
-		defer func() { _ = r.Body.Close() }()
-		if body, err := io.ReadAll(r.Body); err != nil || r.StatusCode != 200 || string(body) != "hello\n" {
-			p.failed("HTTP: %d %q %v", r.StatusCode, body, err)
-			return
-		}
-		p.http.Add(1)
-	})
+	every(func() { p.fetch(web, "http://"+want+"/page", &p.http) })
+	every(func() { p.fetch(outside, "http://127.0.0.1:8080/page", &p.published) })
 	return sync.OnceFunc(func() { close(done); wg.Wait() })
+}
+
+func (p *prober) fetch(c *http.Client, url string, good *atomic.Int64) {
+	r, err := c.Get(url)
+	if err != nil {
+		p.failed("HTTP: %v", err)
+		return
+	}
+	defer func() { _ = r.Body.Close() }()
+	if body, err := io.ReadAll(r.Body); err != nil || r.StatusCode != 200 || string(body) != "hello\n" {
+		p.failed("HTTP: %s: %d %q %v", url, r.StatusCode, body, err)
+		return
+	}
+	good.Add(1)
 }
 
 func TestNamesOutliveBothDaemons(t *testing.T) {
@@ -279,7 +284,7 @@ func TestNamesOutliveBothDaemons(t *testing.T) {
 	}
 	s := newStack(t)
 	s.OK("engine", "network", "create", "app")
-	s.OK("engine", "run", "-d", "--name", "web", "--network", "app", "busybox:test", "sh", "-c", "mkdir /www; echo hello >/www/page; exec httpd -f -p 80 -h /www")
+	s.OK("engine", "run", "-d", "--name", "web", "--network", "app", "-p", "8080:80", "busybox:test", "sh", "-c", "mkdir /www; echo hello >/www/page; exec httpd -f -p 80 -h /www")
 	run(s, "ask", "--network", "app", "--restart", "always")
 	want := address(s, "web", "app", "IPAddress")
 	netns := netnsOf(s, "ask")
@@ -290,13 +295,15 @@ func TestNamesOutliveBothDaemons(t *testing.T) {
 		t.Fatal("no page")
 	}
 	var p prober
-	stop := p.start(t, netns, want)
+	stop := p.start(t, "/run/netns/"+s.Netns, netns, want)
 	defer stop()
 	for range kills {
 		s.KillEngine()
 		s.KillSupervisor()
-		dns, http := p.dns.Load(), p.http.Load()
-		if !harness.Eventually(10*time.Second, func() bool { return p.dns.Load() >= dns+10 && p.http.Load() >= http+10 }) {
+		dns, pages, published := p.dns.Load(), p.http.Load(), p.published.Load()
+		if !harness.Eventually(10*time.Second, func() bool {
+			return p.dns.Load() >= dns+10 && p.http.Load() >= pages+10 && p.published.Load() >= published+10
+		}) {
 			t.Error("probes do not succeed with both daemons dead")
 		}
 		s.StartSupervisor()
@@ -307,7 +314,7 @@ func TestNamesOutliveBothDaemons(t *testing.T) {
 	if len(p.failures) > 0 {
 		t.Errorf("%d probes failed:\n%s", len(p.failures), strings.Join(p.failures[:min(20, len(p.failures))], "\n"))
 	}
-	t.Logf("%d kills of both daemons: %d DNS and %d HTTP probes, %d failures", kills, p.dns.Load(), p.http.Load(), len(p.failures))
+	t.Logf("%d kills of both daemons: %d DNS, %d HTTP probes of a neighbour and %d of a published port, %d failures", kills, p.dns.Load(), p.http.Load(), p.published.Load(), len(p.failures))
 
 	t.Run("restarted without the engine", func(t *testing.T) {
 		s := s.For(t)

@@ -444,12 +444,76 @@ func TestWhatOthersBreakIsMended(t *testing.T) {
 	}
 }
 
+func TestDoctorMakesDeletedInterfacesAgain(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	run(s, "engine", append([]string{"--name", "web", "-p", "8080:80"}, serve("web", 80)...)...)
+	answers := func() error {
+		body, failure := s.Curl("http://127.0.0.1:8080/")
+		if strings.TrimSpace(body) != "web" {
+			return fmt.Errorf("the port answers %q %s", body, failure)
+		}
+		return nil
+	}
+	eventually(t, answers)
+	veth := regexp.MustCompile(`veth[0-9a-f]+`).FindString(s.OK("engine", "explain", "--network", "web"))
+	if out, err := s.Host("ip", "link", "del", veth).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out := s.OK("engine", "explain", "--network", "web"); !strings.Contains(out, "missing, peer eth0 inside") {
+		t.Errorf("explain does not say what is missing:\n%s", out)
+	}
+	if r := s.Engine("doctor"); r.Code != 1 || !strings.Contains(r.Stdout, "lost veth") || !strings.Contains(r.Stdout, veth) {
+		t.Errorf("doctor: %+v", r)
+	}
+	if r := s.Engine("doctor", "--repair"); r.Code != 0 {
+		t.Errorf("doctor --repair: %+v", r)
+	}
+	eventually(t, answers)
+}
+
+func TestContainersShareTheNetworkOfAnother(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	for _, client := range clients {
+		t.Run(client, func(t *testing.T) {
+			s.For(t)
+			s.OK(client, "network", "create", "app")
+			run(s, client, append([]string{"--name", "web", "--hostname", "shared", "--network", "app", "-p", "8080:80"}, serve("web", 81)...)...)
+			run(s, client, append([]string{"--name", "side", "--network", "container:web"}, serve("side", 80)...)...)
+			eventually(t, func() error { return gets(s, client, "web", "http://127.0.0.1:80/", "side") })
+			eventually(t, func() error { return gets(s, client, "side", "http://web:81/", "web") })
+			if body, failure := s.Curl("http://127.0.0.1:8080/"); strings.TrimSpace(body) != "side" {
+				t.Errorf("the port of web, served by side: %q %s", body, failure)
+			}
+			for _, file := range []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"} {
+				if mine, theirs := s.OK(client, "exec", "side", "cat", file), s.OK(client, "exec", "web", "cat", file); mine != theirs {
+					t.Errorf("%s of side is not web's:\n%s\n%s", file, mine, theirs)
+				}
+			}
+			for args, want := range map[string]string{
+				"run --network container:web -p 9090:80 busybox:test true":      "conflicting options: port publishing and the container type network mode",
+				"run --network container:web --hostname x busybox:test true":    "conflicting options: hostname and the network mode",
+				"run --network container:absent busybox:test true":              "absent",
+				"network connect bridge side":                                   "container sharing network namespace with another container or host cannot be connected to any other network",
+				"run --network container:web --dns 192.0.2.1 busybox:test true": "conflicting options: dns and the network mode",
+			} {
+				if r := s.Run(s.Command(client, strings.Fields(args)...)); r.Code == 0 || !strings.Contains(r.Stderr, want) {
+					t.Errorf("%s: %+v, want %q", args, r, want)
+				}
+			}
+			s.OK(client, "rm", "-f", "side", "web")
+			s.OK(client, "network", "rm", "app")
+		})
+	}
+}
+
 // TestNetworkInspectHasDockerdsShape compares with a stock dockerd, key by key and type by
 // type.
 func TestNetworkInspectHasDockerdsShape(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
-	docker := stockDocker(t, s)
+	docker := s.StockDocker()
 	ours := func(args ...string) harness.Result { return s.Docker(args...) }
 	stock := func(args ...string) harness.Result { return s.Run(docker(args...)) }
 	archive := s.BusyboxArchive()

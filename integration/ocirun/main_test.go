@@ -29,6 +29,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run the binary too
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binary = filepath.Join(dir, "ocirun")
 	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "./cmd/ocirun")
 	cmd.Dir = "../.." // the product's module

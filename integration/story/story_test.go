@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -323,6 +325,58 @@ func TestCopyInBothDirections(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCopyBeforeTheFirstStart copies into a container whose mount points nobody has made yet,
+// and onto a volume that the image is to fill.
+func TestCopyBeforeTheFirstStart(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	src := filepath.Join(s.Root, "f")
+	if err := os.WriteFile(src, []byte("copied"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	s.OK("docker", "create", "--name", "box", "--network", "none", "-v", "/absent/deep", "-v", "/absent/deep/inside", "-v", src+":/file/f:ro", "-v", "/data", "busybox:test", "sleep", "1000")
+	for _, to := range []string{"/g", "/absent/deep/", "/absent/deep/inside/", "/data/"} {
+		s.OK("docker", "cp", src, "box:"+to)
+	}
+	s.OK("docker", "start", "box")
+	want := strings.Repeat("copied", 5) + "copied up"
+	if out := s.OK("docker", "exec", "box", "cat", "/g", "/absent/deep/f", "/absent/deep/inside/f", "/file/f", "/data/f", "/data/from-image"); out != want {
+		t.Errorf("the container has %q, want %q", out, want)
+	}
+	s.OK("docker", "rm", "-fv", "box")
+}
+
+// TestExportHoldsWhatIsTheContainersOwn exports while it runs, when /proc and volumes are
+// mounted in it, and after.
+func TestExportHoldsWhatIsTheContainersOwn(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	s.OK("engine", "run", "-d", "--name", "box", "--network", "none", "-v", "/volume", "busybox:test", "sleep", "1000")
+	s.OK("engine", "exec", "box", "sh", "-c", "echo made >/tmp/made; touch /volume/hidden; rm /data/from-image")
+	for _, client := range clients {
+		for _, state := range []string{"running", "stopped"} {
+			file := filepath.Join(s.Root, client+state+".tar")
+			s.OK(client, "export", "-o", file, "box")
+			out, err := exec.Command("tar", "tf", file).CombinedOutput()
+			if err != nil {
+				t.Fatalf("tar of %s %s: %v\n%s", client, state, err, out)
+			}
+			names := strings.Split(string(out), "\n")
+			for name, want := range map[string]bool{"tmp/made": true, "proc/": true, "proc/1/": false, "proc/meminfo": false, "volume/": true, "volume/hidden": false, "data/from-image": false, "bin/busybox": true} {
+				if slices.Contains(names, name) != want {
+					t.Errorf("%s, %s: %s in the archive: %v, want %v", client, state, name, !want, want)
+				}
+			}
+			if state == "running" {
+				s.OK(client, "stop", "-t", "0", "box")
+			} else {
+				s.OK(client, "start", "box")
+			}
+		}
+	}
+	s.OK("engine", "rm", "-fv", "box")
 }
 
 func TestRestartPolicyActsWithTheEngineDown(t *testing.T) {

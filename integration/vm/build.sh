@@ -25,7 +25,7 @@ root=$work/root
 # The mirror is the one that the host's apt is configured with.
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -1)
 mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/apt/lists \
-	--include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,apparmor,busybox-static,curl,procps,ca-certificates \
+	--include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,apparmor,busybox-static,curl,procps,ca-certificates,uidmap,util-linux \
 	--aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	"$suite" "$root" "deb $mirror $suite main"
@@ -97,6 +97,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 rm -rf "$root"/etc/apparmor.d/{usr,lsb,nvidia,sbin}* # nothing here uses them and each boot would compile them
+chroot "$root" useradd --create-home --uid 1000 user # with subordinate ids, for containers without root
 echo vm >"$root/etc/hostname"
 printf '127.0.0.1 localhost vm\n::1 localhost\n' >"$root/etc/hosts"
 : >"$root/etc/fstab"

@@ -62,4 +62,38 @@ engine rm web
 engine volume rm data
 [ ! -d "$group" ]
 engine doctor
+step "AppArmor: the engine loads docker-default, and again when somebody has unloaded it"
+loaded() { grep -q '^docker-default (enforce)' /sys/kernel/security/apparmor/profiles; }
+loaded
+[ "$(engine run --rm --network none nginx:test cat /proc/self/attr/current)" = 'docker-default (enforce)' ]
+[ "$(engine run --rm --network none --privileged nginx:test cat /proc/self/attr/current)" = unconfined ]
+[ "$(engine run --rm --network none --security-opt apparmor=unconfined nginx:test cat /proc/self/attr/current)" = unconfined ]
+! engine run --rm --network none nginx:test sh -c 'echo 0 >/proc/sys/kernel/panic' 2>/dev/null
+! engine run --rm --network none --security-opt apparmor=nobody-loaded-it nginx:test true 2>message || false
+grep -i apparmor message
+engine run -d --name confined --network none nginx:test sleep 1000
+[ "$(engine exec confined cat /proc/self/attr/current)" = 'docker-default (enforce)' ]
+[ "$(engine inspect -f '{{.AppArmorProfile}}' confined)" = docker-default ]
+engine stop -t 5 confined
+engine rm confined
+printf 'profile docker-default { }\n' | apparmor_parser -R
+! loaded
+[ "$(engine run --rm --network none nginx:test cat /proc/self/attr/current)" = 'docker-default (enforce)' ]
+
+step "AppArmor without its parser: said, and containers run"
+printf 'profile docker-default { }\n' | apparmor_parser -R
+parser=$(command -v apparmor_parser)
+mv "$parser" "$parser.away"
+systemctl restart engined.service
+journalctl -u engined --no-pager | grep 'containers are not confined by AppArmor'
+engine info 2>&1 | grep 'profile docker-default is not loaded'
+[ "$(engine run --rm --network none nginx:test cat /proc/self/attr/current)" = unconfined ]
+mv "$parser.away" "$parser"
+
+step "ocirun as a user, with a delegated cgroup and without"
+cp rootless.sh /home/user/ && chown user: /home/user/rootless.sh
+mkdir -p /run/user/1000 && chown user: /run/user/1000
+as_user() { systemd-run --quiet --wait --pipe --uid=user --gid=user -E XDG_RUNTIME_DIR=/run/user/1000 -E PATH="$PATH" --working-directory=/home/user "$@"; }
+as_user bash rootless.sh without
+as_user -p Delegate=yes bash rootless.sh delegated
 step "the story is told"

@@ -11,4 +11,5 @@ mkdir "$job/strata"
 cp -a bin packaging README.md ARCHITECTURE.md "$job/strata/"
 integration/testdata/nginx-image.sh "$job/nginx.tar"
 cp integration/vm/story.sh "$job/run.sh"
+cp integration/vm/rootless.sh "$job/"
 integration/vm/boot.sh "$cache" "$job" 900

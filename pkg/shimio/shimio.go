@@ -33,6 +33,7 @@ type URI struct {
 	MaxSize int64             // bytes after which the log is rotated; zero: never
 	MaxFile int               // files kept, the current one included; zero means one
 	Gzip    bool              // compress rotated files
+	Buffer  int64             // bytes of log that wait for a slow disk; zero: the process waits
 	Attrs   map[string]string // written into each log line as "attrs"
 	// StdinFIFO is set only under a foreign shim: where the logger writes stdin.
 	StdinFIFO string
@@ -70,6 +71,9 @@ func (u URI) query() url.Values {
 	}
 	if u.MaxFile > 0 {
 		q.Set("max-file", strconv.Itoa(u.MaxFile))
+	}
+	if u.Buffer > 0 {
+		q.Set("buffer", strconv.FormatInt(u.Buffer, 10))
 	}
 	if u.Gzip {
 		q.Set("gzip", "1")
@@ -125,6 +129,11 @@ func fromQuery(socket string, q url.Values) (URI, error) {
 	if v := q.Get("max-size"); v != "" {
 		if u.MaxSize, err = strconv.ParseInt(v, 10, 64); err != nil || u.MaxSize < 0 {
 			return bad(fmt.Sprintf("max-size %q must be a number of bytes", v))
+		}
+	}
+	if v := q.Get("buffer"); v != "" {
+		if u.Buffer, err = strconv.ParseInt(v, 10, 64); err != nil || u.Buffer < 0 {
+			return bad(fmt.Sprintf("buffer %q must be a number of bytes", v))
 		}
 	}
 	if v := q.Get("max-file"); v != "" {

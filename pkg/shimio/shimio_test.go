@@ -13,7 +13,7 @@ import (
 
 var full = URI{
 	Socket: "/run/a b/attach.sock", Stdin: StdinOnce, LogPath: "/var/log/x-json.log", MaxSize: 1 << 20, MaxFile: 3,
-	Gzip: true, Attrs: map[string]string{"env": "a&b=c"}, StdinFIFO: "/run/in", Terminal: true,
+	Gzip: true, Buffer: 1 << 19, Attrs: map[string]string{"env": "a&b=c"}, StdinFIFO: "/run/in", Terminal: true,
 }
 
 func TestURIRoundTrip(t *testing.T) {
@@ -48,7 +48,7 @@ func TestBinaryRoundTripAsAForeignShimDoesIt(t *testing.T) {
 }
 
 func TestParseRefusesNonsense(t *testing.T) {
-	for _, s := range []string{"", "file:///x", "strata:relative", "strata:///s?stdin=twice", "strata:///s?max-size=big", "strata:///s?max-file=-1"} {
+	for _, s := range []string{"", "file:///x", "strata:relative", "strata:///s?stdin=twice", "strata:///s?max-size=big", "strata:///s?max-file=-1", "strata:///s?buffer=1m"} {
 		if u, err := Parse(s); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("Parse(%q) = %+v, %v; want class ErrInvalidArgument", s, u, err)
 		}

@@ -63,7 +63,9 @@ func (s *Service) Create(ctx context.Context, r CreateRequest) (string, []string
 	// of the container, or swept by the next start of the engine.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		rootfs, err = s.Records.PrepareRootfs(gctx, d.Image.Snapshotter, d.ID, d.Image.ChainID.String())
+		if rootfs, err = s.Records.PrepareRootfs(gctx, d.Image.Snapshotter, d.ID, d.Image.ChainID.String()); err == nil {
+			err = markContainer(rootfs)
+		}
 		if err != nil {
 			return fmt.Errorf("prepare rootfs: %w", err)
 		}
@@ -347,32 +349,27 @@ func (s *Service) runtime(name string) (Runtime, error) {
 }
 
 // resolveReferences turns the names of other containers and networks into what lasts:
-// "container:NAME" into "container:ID", and checks that networks exist.
+// "container:NAME" into "container:ID", and checks that networks exist. A container that
+// does not exist yet must by the start: clients take a 404 here for an image to be pulled.
 func (s *Service) resolveReferences(d *store.Definition) error {
 	h := d.Host
 	if h.NetworkMode.IsContainer() {
-		c, err := s.Get(h.NetworkMode.ConnectedContainer())
-		if err != nil {
-			return err
+		if c, err := s.Get(h.NetworkMode.ConnectedContainer()); err == nil {
+			h.NetworkMode = container.NetworkMode("container:" + c.ID)
 		}
-		h.NetworkMode = container.NetworkMode("container:" + c.ID)
 	}
 	if h.IpcMode.IsContainer() {
-		c, err := s.Get(h.IpcMode.Container())
-		if err != nil {
-			return err
+		if c, err := s.Get(h.IpcMode.Container()); err == nil {
+			if mode := c.Definition().Host.IpcMode; !mode.IsShareable() {
+				return invalid("cannot join IPC of container %s: it has the IPC mode %q, and would need \"shareable\"", c.ID, mode)
+			}
+			h.IpcMode = container.IpcMode("container:" + c.ID)
 		}
-		if mode := c.Definition().Host.IpcMode; !mode.IsShareable() {
-			return invalid("cannot join IPC of container %s: it has the IPC mode %q, and would need \"shareable\"", c.ID, mode)
-		}
-		h.IpcMode = container.IpcMode("container:" + c.ID)
 	}
 	if h.PidMode.IsContainer() {
-		c, err := s.Get(h.PidMode.Container())
-		if err != nil {
-			return err
+		if c, err := s.Get(h.PidMode.Container()); err == nil {
+			h.PidMode = container.PidMode("container:" + c.ID)
 		}
-		h.PidMode = container.PidMode("container:" + c.ID)
 	}
 	return s.resolveEndpoints(d)
 }

@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -68,12 +69,19 @@ func (s *Service) handle(ctx context.Context, c *Container, f taskFact) {
 	defer c.unlock()
 	switch st := c.State(); f.Kind {
 	case supervisor.TaskEventExit:
-		if st.Status.HasTask() && (f.PID == 0 || st.PID == 0 || f.PID == st.PID) {
+		switch {
+		case !st.Status.HasTask():
+		case f.PID == 0 || st.PID == 0 || f.PID == st.PID:
 			s.exited(ctx, c, supervisor.ExitStatus{PID: f.PID, Code: f.ExitCode, At: f.At})
+		default: // of an earlier run, or of a later one whose start was missed
+			s.resync(ctx, c)
 		}
 	case supervisor.TaskEventStart:
-		if st.Status == Restarting {
+		switch {
+		case st.Status == Restarting:
 			s.started(ctx, c, f.PID, st.Restarts+1, f.At)
+		case f.PID != 0 && f.PID != st.PID && st.Status != Dead: // the supervisor's own doing
+			s.resync(ctx, c)
 		}
 	case supervisor.TaskEventPaused:
 		if st.Status == Running {
@@ -93,7 +101,8 @@ func (s *Service) handle(ctx context.Context, c *Container, f taskFact) {
 func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.ExitStatus) {
 	d, before, info := c.Definition(), c.State(), c.info()
 	policy := Policy(d.Host.RestartPolicy)
-	again := policy.Restart(restartpolicy.Exit{Code: exit.Code, Restarts: before.Restarts, ExplicitlyStopped: before.Stopped})
+	restarts := s.restartsSoFar(ctx, c, policy)
+	again := policy.Restart(restartpolicy.Exit{Code: exit.Code, Restarts: restarts, ExplicitlyStopped: before.Stopped})
 	if s.Health != nil {
 		s.Health.Stopped(c)
 	}
@@ -102,7 +111,7 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 		e = evRetry
 	}
 	st, err := c.advance(e, func(st *State) {
-		st.PID, st.ExitCode, st.FinishedAt, st.OOMKilled = 0, exit.Code, exit.At, info.oom
+		st.PID, st.ExitCode, st.FinishedAt, st.OOMKilled, st.Restarts = 0, exit.Code, exit.At, info.oom, restarts
 	})
 	if err != nil {
 		ctxlog.From(ctx).Error("container exited out of turn", ctxlog.Error, err)
@@ -133,6 +142,24 @@ func (s *Service) exited(ctx context.Context, c *Container, exit supervisor.Exit
 	case !again && d.Host.AutoRemove:
 		s.removeLater(c)
 	}
+}
+
+// restartsSoFar counts the restarts of a container. Where the policy has a limit the
+// supervisor's count decides, as it restarts: the engine may have missed some.
+func (s *Service) restartsSoFar(ctx context.Context, c *Container, policy restartpolicy.Policy) int {
+	known := c.State().Restarts
+	if policy.MaxRetries == 0 || !s.supervisorRestarts() {
+		return known
+	}
+	records, err := s.Records.Containers(ctx, "id=="+c.ID)
+	if err != nil || len(records) != 1 {
+		return known
+	}
+	n, err := strconv.Atoi(records[0].Labels[restartpolicy.LabelCount])
+	if err != nil {
+		return known
+	}
+	return max(n, known)
 }
 
 // saveState stores a state durably: what it says was seen by somebody.

@@ -79,7 +79,7 @@ func (s *Service) matcher(r ListRequest) (matcher, error) {
 		func(c *Container) bool { return matchVolume(f, c) },
 		func(c *Container) bool { return matchNetwork(f, c) },
 		func(c *Container) bool { return matchPorts(f["expose"], exposedPorts(c)) },
-		func(c *Container) bool { return matchPorts(f["publish"], publishedPorts(c)) },
+		func(c *Container) bool { return !f.Has("publish") || matchPorts(f["publish"], s.publishedPorts(c)) },
 	)
 	more, err := s.relative(r)
 	if err != nil {
@@ -207,13 +207,23 @@ func exposedPorts(c *Container) []network.Port {
 	for p := range c.Definition().Config.ExposedPorts {
 		out = append(out, p)
 	}
-	return append(out, publishedPorts(c)...)
-}
-
-func publishedPorts(c *Container) []network.Port {
-	var out []network.Port
 	for p := range c.Definition().Host.PortBindings {
 		out = append(out, p)
+	}
+	return out
+}
+
+// publishedPorts returns the host's ports that lead to a container which runs.
+func (s *Service) publishedPorts(c *Container) []network.Port {
+	sb, ok := s.Networks.Sandbox(c.ID)
+	if !ok {
+		return nil
+	}
+	var out []network.Port
+	for _, m := range sb.Ports {
+		if p, ok := network.PortFrom(m.HostPort, network.IPProtocol(m.Proto)); ok {
+			out = append(out, p)
+		}
 	}
 	return out
 }

@@ -61,7 +61,6 @@ func TestListFilters(t *testing.T) {
 		{"label", ListRequest{All: true, Filters: filters.Args{"label": {"tier=front"}}}, []string{"web"}},
 		{"volume by destination", ListRequest{All: true, Filters: filters.Args{"volume": {"/data"}}}, []string{"db"}},
 		{"network by id", ListRequest{All: true, Filters: filters.Args{"network": {"feed"}}}, []string{"web"}},
-		{"publish by range", ListRequest{All: true, Filters: filters.Args{"publish": {"79-81"}}}, []string{"web"}},
 		{"ancestor", ListRequest{All: true, Filters: filters.Args{"ancestor": {"other"}}}, []string{"new"}},
 		{"before", ListRequest{Filters: filters.Args{"before": {"web"}}}, []string{"db", "held"}},
 		{"since", ListRequest{Filters: filters.Args{"since": {"db"}}}, []string{"new", "web"}},

@@ -111,6 +111,9 @@ func (s *Service) addVolumesFrom(byDest map[string]store.Mount, ref string) erro
 		}
 	}
 	c, err := s.Get(name)
+	if errdefs.IsNotFound(err) {
+		return invalid("No such container: %s", name) // clients take a 404 here for an image to be pulled
+	}
 	if err != nil {
 		return err
 	}

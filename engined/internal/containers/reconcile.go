@@ -55,7 +55,7 @@ func (s *Service) Reconcile(ctx context.Context, first bool) error {
 			defer func() { <-limit }()
 			rec, recorded := known[c.ID]
 			task, alive := tasks[c.ID]
-			s.reconcile(ctx, c, observed{rec, recorded, task, alive, first})
+			s.reconcile(ctx, c, observed{record: rec, recorded: recorded, task: task, hasTask: alive, first: first})
 		})
 	}
 	wg.Wait()
@@ -75,7 +75,79 @@ type observed struct {
 	recorded bool
 	task     supervisor.Task
 	hasTask  bool
-	first    bool
+	first    bool // the engine has just started
+	final    bool // a task that is not there does not come back
+	stale    bool // nothing is known
+}
+
+// agrees reports whether a state says what was observed.
+func (o observed) agrees(st State) bool {
+	if !o.hasTask || !st.Status.HasTask() {
+		return !o.hasTask && !st.Status.HasTask()
+	}
+	return o.task.PID == st.PID && (o.task.Status == supervisor.TaskRunning && st.Status == Running || o.task.Status == supervisor.TaskPaused && st.Status == Paused)
+}
+
+// How often a task is asked for whose shim is just dying, and the pause between.
+const (
+	askTries = 5
+	askPause = 20 * time.Millisecond
+)
+
+// askAgain observes one container's task anew.
+//
+// Preconditions: the operation lock is held, so that what is seen stays true.
+func (s *Service) askAgain(ctx context.Context, c *Container, o observed) observed {
+	for try := 1; ; try++ {
+		t, err := s.Tasks.GetTask(ctx, c.ID)
+		switch {
+		case err == nil:
+			o.task, o.hasTask = t, true
+		case errdefs.IsNotFound(err) && s.comesBack(c, o):
+			o.stale = true
+			s.lookAgainLater(c)
+		case errdefs.IsNotFound(err):
+			o.hasTask = false
+		case try == askTries || ctx.Err() != nil:
+			o.stale = true
+		default:
+			select {
+			case <-time.After(askPause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		return o
+	}
+}
+
+// comesBack reports whether the supervisor may be about to make a task anew that is not
+// there. After a reboot it leaves that to the engine.
+func (s *Service) comesBack(c *Container, o observed) bool {
+	return !o.first && !o.final && s.supervisorRestarts() && Policy(c.Definition().Host.RestartPolicy).Name != restartpolicy.No
+}
+
+// lookAgainPause is how long the supervisor may take to make a task anew.
+const lookAgainPause = 3 * time.Second
+
+// lookAgainLater observes a container once more, for the case that no event says that its
+// task is back.
+func (s *Service) lookAgainLater(c *Container) {
+	s.work.Go(func() {
+		select {
+		case <-time.After(lookAgainPause):
+		case <-s.base.Done():
+			return
+		}
+		ctx := ctxlog.WithAttrs(s.base, ctxlog.ContainerID, c.ID)
+		if c.lock(ctx) != nil {
+			return
+		}
+		defer c.unlock()
+		if c.State().Status.HasTask() {
+			s.follows(ctx, c, s.askAgain(ctx, c, observed{final: true}))
+		}
+	})
 }
 
 // reconcile makes one container's state agree with what was observed.
@@ -86,8 +158,35 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 	}
 	defer c.unlock()
 	c.setInfo(func(i *runtimeInfo) { i.recorded = o.recorded })
+	if !o.agrees(c.State()) { // it may have been started or have ended since the list was made
+		o = s.askAgain(ctx, c, o)
+	}
+	s.follows(ctx, c, o)
+	// The supervisor counts its restarts where we may not have seen them.
+	if n, err := strconv.Atoi(o.record.Labels[restartpolicy.LabelCount]); err == nil && n > c.State().Restarts {
+		c.edit(func(st *State) { st.Restarts = n })
+	}
+	if o.first {
+		s.undoConnects(ctx, c)
+		s.follow(ctx, c)
+	}
+}
+
+// resync makes a container's state agree with what its task is now, after an event that
+// does not fit: others before it were missed.
+//
+// Preconditions: the operation lock is held.
+func (s *Service) resync(ctx context.Context, c *Container) {
+	s.follows(ctx, c, s.askAgain(ctx, c, observed{}))
+}
+
+// follows makes a container's state follow an observation.
+//
+// Preconditions: the operation lock is held.
+func (s *Service) follows(ctx context.Context, c *Container, o observed) {
 	st := c.State()
 	switch {
+	case o.stale: // what comes next, an event or a supervisor that is back, counts
 	case o.hasTask && (o.task.Status == supervisor.TaskRunning || o.task.Status == supervisor.TaskPaused):
 		s.found(ctx, c, st, o)
 	case o.hasTask && o.task.Status == supervisor.TaskStopped && st.Status.HasTask():
@@ -99,15 +198,7 @@ func (s *Service) reconcile(ctx context.Context, c *Container, o observed) {
 	case o.hasTask && !st.Status.HasTask() && st.Status != Restarting:
 		s.deleteTask(ctx, c.ID) // a start that a crash cut off, or an exit that is stored
 	case !o.hasTask && st.Status.HasTask():
-		s.lost(ctx, c)
-	}
-	// The supervisor counts its restarts where we may not have seen them.
-	if n, err := strconv.Atoi(o.record.Labels[restartpolicy.LabelCount]); err == nil && n > c.State().Restarts {
-		c.edit(func(st *State) { st.Restarts = n })
-	}
-	if o.first {
-		s.undoConnects(ctx, c)
-		s.follow(ctx, c)
+		s.lost(ctx, c, o)
 	}
 }
 
@@ -158,8 +249,9 @@ func (s *Service) found(ctx context.Context, c *Container, st State, o observed)
 }
 
 // lost makes up for the end of a task that left no trace: the host was rebooted, or
-// somebody else deleted it.
-func (s *Service) lost(ctx context.Context, c *Container) {
+// somebody else deleted it. Unless the engine has just started, a supervisor that restarts
+// containers knows of the end and has decided.
+func (s *Service) lost(ctx context.Context, c *Container, o observed) {
 	code := 137
 	if c.State().ExitCode != 0 {
 		code = c.State().ExitCode
@@ -177,7 +269,10 @@ func (s *Service) lost(ctx context.Context, c *Container) {
 	s.saveState(ctx, c.ID, st)
 	s.publish(c, "die", "exitCode", fmt.Sprint(code))
 	c.notifyExit(Exit{Code: code})
-	if !c.Definition().Host.AutoRemove && Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
+	decided := !o.first && s.supervisorRestarts()
+	if c.Definition().Host.AutoRemove {
+		s.removeLater(c)
+	} else if !decided && Policy(c.Definition().Host.RestartPolicy).Restart(restartpolicy.Exit{Code: code, ExplicitlyStopped: st.Stopped}) {
 		s.startLater(c)
 	}
 }
@@ -188,7 +283,7 @@ func (s *Service) follow(_ context.Context, c *Container) {
 	d, st := c.Definition(), c.State()
 	switch {
 	case st.Status == Exited && d.Host.AutoRemove:
-		s.removeLater(c)
+		s.removeLater(c) // a second time does no harm
 	case st.Status == Restarting && !s.supervisorRestarts():
 		s.retryLater(c, 0)
 	case st.Status == Exited && st.HasStarted && Policy(d.Host.RestartPolicy).Name == restartpolicy.Always:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,8 +39,36 @@ func (s *Service) rootfsMounts(ctx context.Context, c *Container) ([]mount.Mount
 	if err != nil {
 		return nil, fmt.Errorf("rootfs of container %s: %w", c.ID, err)
 	}
+	if !c.State().HasStarted { // then the layer is the container's own, mounted or not
+		if err := markContainer(m); err != nil {
+			return nil, fmt.Errorf("rootfs of container %s: %w", c.ID, err)
+		}
+	}
 	c.setInfo(func(i *runtimeInfo) { i.mounts = m })
 	return m, nil
+}
+
+// MarkFile is an empty file by which programs tell that they run in a container.
+const MarkFile = "/.dockerenv"
+
+// markContainer adds the mark to a container's own layer, where it has one. What the image
+// has of that name stays.
+func markContainer(rootfs []mount.Mount) error {
+	if len(rootfs) != 1 {
+		return nil
+	}
+	upper, ok := rootfs[0].UpperDir()
+	if !ok {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(upper, MarkFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.
@@ -165,16 +194,24 @@ func (s *Service) withRootfs(ctx context.Context, c *Container, fn func(root str
 		return err
 	}
 	c.setInfo(func(i *runtimeInfo) { i.userCached = false })
-	volumes, _, err := s.acquireMounts(ctx, c.Definition())
+	volumes, fresh, err := s.acquireMounts(ctx, c.Definition())
 	if err != nil {
 		return err
 	}
 	if len(volumes) > 0 {
 		defer func() { _ = s.Volumes.Release(context.WithoutCancel(ctx), c.ID) }() // nothing runs that could use them
 	}
+	if len(fresh) > 0 {
+		if err := copyUpAll(ctx, mounts, fresh); err != nil { // later they might not be empty
+			return err
+		}
+	}
 	for _, v := range volumes {
 		if v.Type != "bind" {
 			continue
+		}
+		if err := makeMountPoint(ctx, mounts, v); err != nil {
+			return fmt.Errorf("make mount point %s: %w", v.Destination, err)
 		}
 		opts := []string{"rbind"}
 		if v.ReadOnly {
@@ -183,6 +220,53 @@ func (s *Service) withRootfs(ctx context.Context, c *Container, fn func(root str
 		mounts = append(mounts[:len(mounts):len(mounts)], mount.Mount{Type: "bind", Source: v.Source, Target: strings.TrimPrefix(v.Destination, "/"), Options: opts})
 	}
 	return mount.WithTemp(ctx, mounts, fn)
+}
+
+// makeMountPoint makes the directory or the empty file that a volume is mounted on, below
+// the mounts before it: a container that has not run yet lacks what its runtime will make.
+func makeMountPoint(ctx context.Context, below []mount.Mount, v spec.Mount) error {
+	info, err := os.Stat(v.Source)
+	if err != nil {
+		return err
+	}
+	return mount.WithTemp(ctx, below, func(root string) error {
+		r, err := inroot.Open(root)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = r.Close() }() // only a descriptor
+		dir := v.Destination
+		if !info.IsDir() {
+			dir = path.Dir(dir)
+		}
+		f, err := r.MkdirAll(dir, 0o755)
+		if err == nil && !info.IsDir() {
+			_ = f.Close()                                                                         // only a descriptor
+			f, err = r.OpenFile(v.Destination, os.O_CREATE|os.O_RDONLY|syscall.O_NONBLOCK, 0o644) // it may be a FIFO
+		}
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+}
+
+// WithOwnRootfs calls fn with the path of the container's root filesystem as its image and its
+// programs made it: without volumes and whatever else is mounted in it. It is read-only.
+func (s *Service) WithOwnRootfs(ctx context.Context, ref string, fn func(root string) error) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	mounts, err := s.rootfsMounts(ctx, c)
+	if err != nil {
+		return err
+	}
+	views := make([]mount.Mount, len(mounts))
+	for i, m := range mounts {
+		views[i] = m.View()
+	}
+	return mount.WithTemp(ctx, views, fn)
 }
 
 // RootfsLayers returns the container's own layer and those below it, topmost first.

@@ -230,6 +230,11 @@ func (s *Service) prepare(ctx context.Context, c *Container, steps *stepTimer) (
 			return prepared{}, err
 		}
 	}
+	if spec.WantsDefaultAppArmor(d.Host) {
+		if err := spec.LoadDefaultAppArmor(); err != nil && !errdefs.IsNotFound(err) { // that was said when the engine started
+			return prepared{}, err
+		}
+	}
 	if err := failpoint.Hit("containers/prepare/ready"); err != nil {
 		return prepared{}, err
 	}
@@ -256,7 +261,8 @@ func (s *Service) record(ctx context.Context, c *Container, sp *specs.Spec) erro
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	hash := sha256.Sum256(data)
-	if info.recorded && info.specHash == hash {
+	counted := d.Host.RestartPolicy.MaximumRetryCount > 0 // the record holds a count, which begins anew
+	if info.recorded && info.specHash == hash && !counted {
 		return nil
 	}
 	rt, err := s.runtime(d.Host.Runtime)

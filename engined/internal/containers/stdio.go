@@ -96,6 +96,9 @@ func (s *Service) uri(runtime string, u shimio.URI) (streams, error) {
 	return out, nil
 }
 
+// defaultLogBuffer is the max-buffer-size of mode=non-blocking, in bytes; dockerd's.
+const defaultLogBuffer = 1 << 20
+
 // logTo fills in the log file and its rotation.
 func (s *Service) logTo(u *shimio.URI, d *store.Definition) error {
 	lc := d.Host.LogConfig
@@ -123,6 +126,15 @@ func (s *Service) logTo(u *shimio.URI, d *store.Definition) error {
 			return invalid("invalid value for max-file: %s", v)
 		}
 		u.MaxFile = n
+	}
+	if opts["mode"] == string(container.LogModeNonBlock) {
+		if u.Buffer = defaultLogBuffer; opts["max-buffer-size"] != "" {
+			n, err := units.RAMInBytes(opts["max-buffer-size"])
+			if err != nil {
+				return invalid("error parsing option max-buffer-size: %v", err)
+			}
+			u.Buffer = max(n, 1)
+		}
 	}
 	u.Gzip, _ = strconv.ParseBool(opts["compress"]) // anything else is no
 	if lc.Type == "json-file" {

@@ -202,7 +202,7 @@ func (s *Service) Kill(ctx context.Context, ref, signalName string) error {
 		return err
 	}
 	signal := sigKill
-	if signalName != "" && signalName != "0" {
+	if signalName != "" {
 		if signal, err = ParseSignal(signalName); err != nil {
 			return err
 		}

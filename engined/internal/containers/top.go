@@ -102,6 +102,9 @@ func (s *Service) Resize(ctx context.Context, ref string, width, height int) err
 	if !c.State().Status.HasTask() {
 		return c.notRunning()
 	}
+	if !c.Definition().Config.Tty {
+		return nil // clients ask without knowing; dockerd does nothing then either
+	}
 	if err := s.Tasks.ResizeTask(ctx, c.ID, "", width, height); err != nil {
 		return fmt.Errorf("resize container %s: %w", c.ID, err)
 	}

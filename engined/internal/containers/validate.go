@@ -362,6 +362,13 @@ func (s *Service) validateLog(_ *container.Config, h *container.HostConfig) erro
 			if n, err := strconv.Atoi(v); err != nil || n < 1 {
 				return invalid("max-file cannot be less than 1")
 			}
+		case "max-buffer-size":
+			if container.LogMode(h.LogConfig.Config["mode"]) != container.LogModeNonBlock {
+				return invalid("logger: max-buffer-size option is only supported with 'mode=%s'", container.LogModeNonBlock)
+			}
+			if _, err := units.RAMInBytes(v); err != nil {
+				return invalid("error parsing option max-buffer-size: %v", err)
+			}
 		case "mode":
 			if v != "" && v != "blocking" && v != "non-blocking" {
 				return invalid("logger: logging mode not supported: %s", v)
@@ -377,6 +384,9 @@ func ParseSignal(s string) (int, error) {
 	sig, err := signal.ParseSignal(s)
 	if err != nil {
 		return 0, fmt.Errorf("invalid signal: %s: %w", s, errdefs.ErrInvalidArgument)
+	}
+	if !signal.ValidSignalForPlatform(sig) {
+		return 0, fmt.Errorf("the linux daemon does not support signal %d: %w", sig, errdefs.ErrInvalidArgument)
 	}
 	return int(sig), nil
 }

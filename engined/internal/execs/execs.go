@@ -390,6 +390,9 @@ func (s *Service) Resize(ctx context.Context, id string, width, height int) erro
 	if !e.Status().Running {
 		return fmt.Errorf("exec %s is not running: %w", id, errdefs.ErrConflict)
 	}
+	if !e.Request.Tty {
+		return nil // as for containers
+	}
 	return s.tasks.ResizeTask(ctx, e.Container.ID, e.ID, width, height)
 }
 

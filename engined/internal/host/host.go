@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -140,7 +141,7 @@ func (h *Host) Info(ctx context.Context) (*system.Info, error) {
 		KernelVersion: kernelVersion(), OSType: "linux", Architecture: machine(), IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig: registryConfig(cfg), NCPU: runtime.NumCPU(), MemTotal: int64(stats.HostMemory()), DockerRootDir: cfg.DataRoot, Name: h.Name(),
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
-		Labels: cfg.Labels, ServerVersion: version.Version, DefaultRuntime: cfg.DefaultRuntime, Runtimes: map[string]system.RuntimeWithStatus{},
+		Labels: append([]string{}, cfg.Labels...), ServerVersion: version.Version, DefaultRuntime: cfg.DefaultRuntime, Runtimes: map[string]system.RuntimeWithStatus{},
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive, RemoteManagers: []swarm.Peer{}}, LiveRestoreEnabled: cfg.LiveRestore, InitBinary: filepath.Base(cfg.InitPath),
 		DefaultAddressPools: cfg.AddressPools, CDISpecDirs: []string{}, Warnings: []string{},
 		Containerd: &system.ContainerdInfo{Address: h.sup.Address(), Namespaces: system.ContainerdNamespaces{Containers: h.sup.Namespace()}},
@@ -217,6 +218,9 @@ func (h *Host) cgroups(info *system.Info, cfg Config) {
 func (h *Host) security(info *system.Info, cfg Config) {
 	if spec.AppArmorSupported() {
 		info.SecurityOptions = append(info.SecurityOptions, "name=apparmor")
+		if spec.AppArmorProfile(&container.HostConfig{}) == "" {
+			info.Warnings = append(info.Warnings, "WARNING: AppArmor is on, but profile docker-default is not loaded: containers are not confined by it")
+		}
 	}
 	if spec.SeccompSupported() {
 		info.SecurityOptions = append(info.SecurityOptions, "name=seccomp,profile=builtin")

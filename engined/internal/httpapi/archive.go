@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"strata/engined/internal/containers"
 	"strata/pkg/linux/archive"
 )
 
@@ -21,6 +22,8 @@ type rootfsProvider interface {
 	// WithRootfs calls fn with the path of the container's root filesystem, volumes
 	// included, mounted for the time of the call if the container does not run.
 	WithRootfs(ctx context.Context, containerID string, fn func(root string) error) error
+	// WithOwnRootfs does the same without what is mounted in it.
+	WithOwnRootfs(ctx context.Context, containerID string, fn func(root string) error) error
 	// RootfsLayers returns the container's own layer and those below it, topmost first.
 	RootfsLayers(ctx context.Context, containerID string) (upper string, lowers []string, err error)
 	// ProcessUser returns the numeric user and group of the container's process.
@@ -126,7 +129,7 @@ func (a archiveAPI) write(w http.ResponseWriter, r *request) error {
 }
 
 func (a archiveAPI) export(w http.ResponseWriter, r *request) error {
-	return a.rootfs.WithRootfs(r.Context(), r.Var("name"), func(root string) error {
+	return a.rootfs.WithOwnRootfs(r.Context(), r.Var("name"), func(root string) error {
 		w.Header().Set("Content-Type", tarType)
 		return archive.Export(r.Context(), root, w)
 	})
@@ -152,7 +155,7 @@ func (a archiveAPI) changes(w http.ResponseWriter, r *request) error {
 // is mounted. They are no change of the user's.
 var startMakes = []string{
 	"/dev", "/dev/console", "/dev/mqueue", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys",
-	"/sbin/docker-init",
+	"/sbin/docker-init", containers.MarkFile,
 }
 
 // withoutMountPoints leaves mount points out, and directories that changed only because one

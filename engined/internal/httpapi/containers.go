@@ -56,6 +56,7 @@ func (a containersAPI) routes() []route {
 		{http.MethodPost, "/containers/{name}/resize", a.resize},
 		{http.MethodPost, "/containers/{name}/wait", a.wait},
 		{http.MethodPost, "/containers/{name}/attach", a.attach},
+		{http.MethodGet, "/containers/{name}/attach/ws", a.attachWebsocket},
 		{http.MethodDelete, "/containers/{name}", a.remove},
 	}
 }

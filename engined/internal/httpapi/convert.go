@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +43,8 @@ type createBody struct {
 	NetworkingConfig *network.NetworkingConfig
 }
 
-// UnmarshalJSON decodes null as no configuration at all.
+// UnmarshalJSON decodes null, and what says nothing of a container, as no configuration at
+// all.
 func (b *createBody) UnmarshalJSON(data []byte) error {
 	type plain createBody
 	if string(data) == "null" {
@@ -51,6 +53,9 @@ func (b *createBody) UnmarshalJSON(data []byte) error {
 	p := plain{Config: &container.Config{}}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return err
+	}
+	if reflect.ValueOf(*p.Config).IsZero() && p.Cmd == nil && p.Entrypoint == nil {
+		p.Config = nil
 	}
 	*b = createBody(p)
 	return nil
@@ -194,6 +199,12 @@ func bindings(m networks.PortMapping) []string {
 	return []string{"0.0.0.0", "::"}
 }
 
+// hasPorts reports whether a container has an address of its own, and so ports.
+func hasPorts(c *containers.Container) bool {
+	m := c.Definition().Host.NetworkMode
+	return !m.IsHost() && !m.IsNone() && !m.IsContainer()
+}
+
 func (a containersAPI) portSummaries(c *containers.Container) []portSummary {
 	out := []portSummary{}
 	if !c.State().Status.HasTask() {
@@ -207,7 +218,7 @@ func (a containersAPI) portSummaries(c *containers.Container) []portSummary {
 			out = append(out, portSummary{IP: ip, PrivatePort: m.ContainerPort, PublicPort: m.HostPort, Type: m.Proto})
 		}
 	}
-	if !c.Definition().Host.NetworkMode.IsHost() {
+	if hasPorts(c) {
 		for p := range c.Definition().Config.ExposedPorts {
 			if !published[p.String()] {
 				out = append(out, portSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
@@ -281,8 +292,10 @@ func (a containersAPI) networkSettings(c *containers.Container) *networkSettings
 	ns := &networkSettings{Ports: network.PortMap{}, Networks: a.endpoints(c)}
 	if sb, ok := a.nets.Sandbox(c.ID); ok {
 		ns.SandboxID, ns.SandboxKey = c.ID, sb.NetnsPath
-		for p := range c.Definition().Config.ExposedPorts {
-			ns.Ports[p] = nil
+		if hasPorts(c) {
+			for p := range c.Definition().Config.ExposedPorts {
+				ns.Ports[p] = nil
+			}
 		}
 		for _, m := range sb.Ports {
 			p, ok := network.PortFrom(m.ContainerPort, network.IPProtocol(m.Proto))

@@ -236,7 +236,11 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, hr *http.Request) {
 		w.Header()[k] = v
 	}
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p)
+		default:
 			ctxlog.From(hr.Context()).Error("handler panicked", ctxlog.Path, hr.URL.Path, ctxlog.Error, p, "stack", string(debug.Stack()))
 			if !w.began {
 				writeError(w, hr, fmt.Errorf("internal error: %v", p))
@@ -256,7 +260,7 @@ func (rt *router) ServeHTTP(rw http.ResponseWriter, hr *http.Request) {
 	if err := handle(w, r); err != nil {
 		if w.began {
 			ctxlog.From(hr.Context()).Debug("answer broke off", ctxlog.Path, path, ctxlog.Error, err)
-			return
+			panic(http.ErrAbortHandler) // closes the connection: half an answer must not look whole
 		}
 		writeError(w, hr, err)
 	}

@@ -1,8 +1,10 @@
 package images
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -263,7 +265,7 @@ func (s *Service) writeLayer(ctx context.Context, src io.Reader) (ocispec.Descri
 	sent := make(chan error, 1) // one result
 	go func() {
 		zw, _ := gzip.NewWriterLevel(pw, gzip.BestSpeed) // the level is valid
-		_, err := io.Copy(io.MultiWriter(zw, diffID.Hash()), plain)
+		err := copyTar(io.MultiWriter(zw, diffID.Hash()), plain)
 		if err == nil {
 			err = zw.Close()
 		}
@@ -281,6 +283,20 @@ func (s *Service) writeLayer(ctx context.Context, src io.Reader) (ocispec.Descri
 	desc.MediaType = ocispec.MediaTypeImageLayerGzip
 	err = s.sup.LabelContent(ctx, desc.Digest, map[string]string{manifest.LabelUncompressed: diffID.Digest().String()})
 	return desc, diffID.Digest(), err
+}
+
+// copyTar copies a tar, byte by byte, and fails if it is none.
+func copyTar(dst io.Writer, src io.Reader) error {
+	all := io.TeeReader(src, dst)
+	for tr := tar.NewReader(all); ; {
+		if _, err := tr.Next(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	_, err := io.Copy(io.Discard, all) // what follows the end mark belongs to the digest
+	return err
 }
 
 // NewImage is an image to be put together from layers that are in the content store.

@@ -40,6 +40,9 @@ func (m *Manager) bridge(ctx context.Context, n *network, undo *cleanup.Stack) e
 		undo.Add(func() { _ = m.host.Delete(spec.Name, spec.Owner) })
 	}
 	n.index.Store(int64(index))
+	if made {
+		m.reattach(ctx, n)
+	}
 	if m.cfg.IPTables {
 		// Without our table nobody would stop packets for 127.0.0.1 from outside.
 		if err := bridge.RouteLocalnet(ctx, spec.Name); err != nil {

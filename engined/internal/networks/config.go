@@ -35,7 +35,7 @@ type Config struct {
 	HostFiles HostFiles
 
 	// RespectHost leaves packets for published ports to the host's own INPUT rules: what they
-	// accept is relayed by this process, TCP only.
+	// accept is relayed by this process: TCP and UDP.
 	RespectHost bool
 
 	IPTables      bool   // manage our nftables table; false leaves the firewall alone

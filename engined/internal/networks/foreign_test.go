@@ -78,14 +78,20 @@ nft add rule inet firewalld filter_FORWARD reject with icmpx type admin-prohibit
 func TestRespectHostLeavesPublishedPortsToTheHostsOwnRules(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.RespectHost = true })
 	lan := l.lan()
-	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8081}))
+	web := l.container("web", publish(
+		PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8081},
+		PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8081}))
 	serve(t, web.NetnsPath, 80)
-	reach(t, "LAN, without rules", lan, "tcp", "192.0.2.1:8080", "")
-	shell(t, "nft add table inet mine; nft 'add chain inet mine entry { type filter hook input priority 0; policy drop; }'; nft add rule inet mine entry ct state established,related accept; nft add rule inet mine entry iifname lo accept; nft add rule inet mine entry tcp dport 8081 accept; nft 'add chain inet mine passing { type filter hook forward priority 5; policy drop; }'", "nft delete table inet mine")
-	unreachable(t, "LAN, a port that INPUT drops", lan, "tcp", "192.0.2.1:8080")
-	reach(t, "LAN, a port that INPUT accepts, although FORWARD drops", lan, "tcp", "192.0.2.1:8081", "")
-	reach(t, "the host itself", "", "tcp", "127.0.0.1:8080", "")
-	if _, err := l.tryContainer("dns", publish(PortMapping{Proto: "udp", ContainerPort: 53})); !errdefs.IsNotImplemented(err) {
-		t.Errorf("a udp port = %v, want ErrNotImplemented", err)
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "LAN, without rules", lan, proto, "192.0.2.1:8080", web.Endpoints[0].Gateway4.String())
+	}
+	shell(t, "nft add table inet mine; nft 'add chain inet mine entry { type filter hook input priority 0; policy drop; }'; nft add rule inet mine entry ct state established,related accept; nft add rule inet mine entry iifname lo accept; nft add rule inet mine entry meta l4proto { tcp, udp } th dport 8081 accept; nft 'add chain inet mine passing { type filter hook forward priority 5; policy drop; }'", "nft delete table inet mine")
+	for _, proto := range []string{"tcp", "udp"} {
+		unreachable(t, "LAN, a port that INPUT drops", lan, proto, "192.0.2.1:8080")
+		reach(t, "LAN, a port that INPUT accepts, although FORWARD drops", lan, proto, "192.0.2.1:8081", "")
+		reach(t, "the host itself", "", proto, "127.0.0.1:8080", "")
+	}
+	if _, err := l.tryContainer("signals", publish(PortMapping{Proto: "sctp", ContainerPort: 53})); !errdefs.IsNotImplemented(err) {
+		t.Errorf("an sctp port = %v, want ErrNotImplemented", err)
 	}
 }

@@ -1,14 +1,17 @@
 package networks
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"strata/pkg/linux/netns"
@@ -52,6 +55,100 @@ func TestTwoEnginesDoNotShareABridge(t *testing.T) {
 	web := l.container("web", on("app"))
 	serve(t, web.NetnsPath, 80)
 	reach(t, "host", "", "tcp", at(web.Endpoints[0], 80), "")
+}
+
+func TestBridgeOfAnEngineThatIsGoneIsInherited(t *testing.T) {
+	l := newLab(t)
+	other := func(table string) (*Manager, func() error) {
+		cfg := l.cfg
+		cfg.ExecRoot, cfg.FirewallTable, cfg.BridgeName = filepath.Join(t.TempDir(), "exec"), table, "none"
+		db, err := metadb.Open(filepath.Join(t.TempDir(), "engine.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := New(t.Context(), db, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, func() error { return errors.Join(m.firewall.Destroy(), m.Close(), db.Close()) }
+	}
+	create := func(m *Manager) error {
+		_, _, err := m.Create(t.Context(), CreateRequest{Name: "n", Options: map[string]string{optBridgeName: "left0"}})
+		return err
+	}
+	first, forget := other("stratatest2")
+	if err := create(first); err != nil {
+		t.Fatal(err)
+	}
+	second, remove := other("stratatest3")
+	defer func() {
+		if err := remove(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := create(second); !errdefs.IsConflict(err) {
+		t.Fatalf("while the first engine runs: %v, want ErrConflict", err)
+	}
+	if err := forget(); err != nil { // and its data is deleted
+		t.Fatal(err)
+	}
+	bridge, err := netlink.LinkByName("left0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := netlink.NewLinkAttrs()
+	port.Name, port.MasterIndex = "left1", bridge.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: port, PeerName: "left2"}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(second); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "left1") {
+		t.Fatalf("with an interface attached: %v, want ErrConflict and its name", err)
+	}
+	if err := netlink.LinkDel(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(second); err != nil {
+		t.Fatalf("when it is gone: %v", err)
+	}
+	if err := second.Remove(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWithoutNftablesItSaysWhatToDo starts on a thread that may not change the firewall, as
+// one of a kernel without nftables cannot.
+func TestWithoutNftablesItSaysWhatToDo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes network namespaces")
+	}
+	db, err := metadb.Open(filepath.Join(t.TempDir(), "engine.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }() // the test's own, and gone after it
+	cfg := DefaultConfig()
+	cfg.ExecRoot, cfg.FirewallTable, cfg.BridgeName = t.TempDir(), "stratatest4", "none"
+	result := make(chan error, 1) // the one result
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			result <- err
+			return
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			result <- err
+			return
+		}
+		_, err := New(context.Background(), db, cfg)
+		result <- err
+	}()
+	if err := <-result; err == nil || !strings.Contains(err.Error(), `restore nftables table "stratatest4"`) || !strings.Contains(err.Error(), `say "iptables": false`) {
+		t.Errorf("New = %v, want what to do", err)
+	}
 }
 
 func TestForwardingThatIsLockedIsExplained(t *testing.T) {

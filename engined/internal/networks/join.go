@@ -39,7 +39,7 @@ func (m *Manager) Join(ctx context.Context, r Request) (Sandbox, error) {
 	defer unlock()
 	if box, ok := m.Sandbox(r.ContainerID); ok {
 		if box.NetnsPath == "" || netns.Is(box.NetnsPath) {
-			return box, nil
+			return box, m.mendSandbox(ctx, box)
 		}
 		ctxlog.From(ctx).Warn("netns of a container had vanished and is made anew", ctxlog.ContainerID, r.ContainerID)
 		if err := m.leave(ctx, r.ContainerID); err != nil {
@@ -318,8 +318,8 @@ func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error
 	if err := m.plugInto(in, n, e); err != nil {
 		// Somebody deleted the bridge, perhaps: make it again, once.
 		ctxlog.From(ctx).Debug("interface could not be plugged in; looking after the bridge", ctxlog.Network, n.Name, ctxlog.Error, err)
-		if berr := m.bridge(ctx, n, nil); berr != nil {
-			return errors.Join(err, berr)
+		if err := m.bridge(ctx, n, nil); err != nil {
+			return fmt.Errorf("connect to network %s: %w", n.Name, err)
 		}
 		if err := m.plugInto(in, n, e); err != nil {
 			return fmt.Errorf("connect to network %s: %w", n.Name, err)
@@ -329,20 +329,28 @@ func (m *Manager) plug(ctx context.Context, in *bridge.Inside, e Endpoint) error
 }
 
 func (m *Manager) plugInto(in *bridge.Inside, n *network, e Endpoint) error {
+	return m.host.Plug(in, n.port(e))
+}
+
+// port is what the kernel is to know of an endpoint on a bridge network.
+func (n *network) port(e Endpoint) bridge.Port {
 	p := bridge.Port{
-		Bridge: int(n.index.Load()), HostName: e.HostVeth, Name: e.Interface, MTU: n.options.mtu, MAC: e.MAC, Isolated: !n.options.icc,
+		Bridge: n.options.bridge, Index: int(n.index.Load()), HostName: e.HostVeth, Name: e.Interface, MTU: n.options.mtu, MAC: e.MAC, Isolated: !n.options.icc,
 	}
 	for _, a := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if a.IsValid() {
 			p.Addresses = append(p.Addresses, a)
 		}
 	}
-	return m.host.Plug(in, p)
+	return p
 }
 
 // route sets the default routes inside, by the priorities of endpoints.
 func (m *Manager) route(in *bridge.Inside, endpoints []Endpoint) error {
-	var v4, v6 bridge.Route
+	return in.SetDefaultRoutes(defaultRoutes(endpoints))
+}
+
+func defaultRoutes(endpoints []Endpoint) (v4, v6 bridge.Route) {
 	for _, e := range byGatewayPriority(endpoints) {
 		if v4.Interface == "" && (e.Gateway4.IsValid() || e.OnLink && e.IPv4.IsValid()) {
 			v4 = bridge.Route{Interface: e.Interface, Gateway: e.Gateway4}
@@ -351,7 +359,7 @@ func (m *Manager) route(in *bridge.Inside, endpoints []Endpoint) error {
 			v6 = bridge.Route{Interface: e.Interface, Gateway: e.Gateway6}
 		}
 	}
-	return in.SetDefaultRoutes(v4, v6)
+	return v4, v6
 }
 
 // Leave takes everything of a container away. It is no error if there is nothing. After an

@@ -281,9 +281,13 @@ func (l *lab) lan() string {
 	return path
 }
 
+// address gives an interface addresses, its own link-local one too, that are good at once.
 func address(link string, addrs ...string) error {
 	l, err := netlink.LinkByName(link)
 	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+link+"/accept_dad", []byte("0"), 0); err != nil {
 		return err
 	}
 	for _, a := range addrs {

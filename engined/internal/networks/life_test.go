@@ -124,8 +124,10 @@ func TestVanishedThingsAreMadeAgain(t *testing.T) {
 	if err := netlink.LinkDel(bridge); err != nil {
 		t.Fatal(err)
 	}
+	serve(t, web.NetnsPath, 80)
 	other := l.container("other")
 	serve(t, other.NetnsPath, 80)
+	reach(t, "host, whose bridge was made again", "", "tcp", netip.AddrPortFrom(web.Endpoints[0].IPv4.Addr(), 80).String(), "")
 	reach(t, "host, after the bridge was deleted", "", "tcp", netip.AddrPortFrom(other.Endpoints[0].IPv4.Addr(), 80).String(), "")
 	if err := netns.Delete(web.NetnsPath); err != nil {
 		t.Fatal(err)
@@ -134,6 +136,60 @@ func TestVanishedThingsAreMadeAgain(t *testing.T) {
 	if err != nil || !netns.Is(box.NetnsPath) {
 		t.Errorf("Join after the netns vanished = %+v, %v", box, err)
 	}
+}
+
+// TestDeletedInterfacesAreFoundAndMadeAgain deletes bridge and veths under running containers:
+// by doctor, by a start of the container, and by a start of the engine all is as before.
+func TestDeletedInterfacesAreFoundAndMadeAgain(t *testing.T) {
+	l := newLab(t, v6)
+	lan := l.lan()
+	l.network(CreateRequest{Name: "quiet", Options: map[string]string{optBridgeName: "quiet0", optICC: "false"}})
+	wish := on("bridge", "quiet")
+	web := l.container("web", wish, publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	serve(t, web.NetnsPath, 80)
+	destroy := func() {
+		t.Helper()
+		for _, name := range []string{"strata0", web.Endpoints[0].HostVeth, "quiet0"} {
+			link, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkDel(link)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		unreachable(t, "LAN, with everything deleted", lan, "tcp", "192.0.2.1:8080")
+	}
+	works := func(by string) {
+		t.Helper()
+		reach(t, "LAN, made again by "+by, lan, "tcp", "192.0.2.1:8080", "192.0.2.2")
+		reach(t, "LAN by IPv6, made again by "+by, lan, "tcp", "[2001:db8::1]:8080", "2001:db8::2")
+		reach(t, "host by the other network, made again by "+by, "", "tcp", at(web.Endpoints[1], 80), "")
+		if wrong, _, err := l.Examine(t.Context(), false); err != nil || len(wrong) > 0 {
+			t.Errorf("made again by %s: %+v, %v", by, wrong, err)
+		}
+	}
+	works("nobody")
+	destroy()
+	wrong, _, err := l.Examine(t.Context(), false)
+	if text := fmt.Sprint(wrong); err != nil || len(wrong) != 4 || !strings.Contains(text, "lost bridge strata0 of network bridge") || !strings.Contains(text, "lost veth "+web.Endpoints[1].HostVeth+" eth1 of container web, network quiet") {
+		t.Errorf("Examine = %s, %v", text, err)
+	}
+	if left, mended, err := l.Examine(t.Context(), true); err != nil || len(left) != 0 || len(mended) != 4 {
+		t.Errorf("Examine and mend = %v, %v, %v", left, mended, err)
+	}
+	works("doctor")
+	destroy()
+	if _, err := l.tryContainer("web", func(r *Request) { r.ContainerID = web.ContainerID }); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.Examine(t.Context(), true); err != nil { // the second bridge has no one joining
+		t.Fatal(err)
+	}
+	works("a start")
+	destroy()
+	l.restart()
+	works("a start of the engine")
 }
 
 func TestFlushedRulesComeBackWhilePortsAreServed(t *testing.T) {
@@ -476,6 +532,39 @@ func TestAThousandPortsCostTheSameEach(t *testing.T) {
 	if bulk > 5*time.Second {
 		t.Errorf("1000 ports took %v", bulk)
 	}
+}
+
+func TestExplainSaysHowPacketsGoAndWhatIsBroken(t *testing.T) {
+	l := newLab(t, v6)
+	l.network(CreateRequest{Name: "app", Options: map[string]string{optBridgeName: "app0", optICC: "false"}})
+	web := l.container("web", on("app", "bridge"), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	explain := func() string {
+		var out strings.Builder
+		for _, o := range l.Explain(web.ContainerID) {
+			fmt.Fprintln(&out, o.Kind, o.ID, o.Detail)
+		}
+		return out.String()
+	}
+	want := func(lines ...string) {
+		t.Helper()
+		for _, line := range lines {
+			if text := explain(); !strings.Contains(text, line) {
+				t.Errorf("%q is not in\n%s", line, text)
+			}
+		}
+	}
+	e := web.Endpoints[0]
+	want("bridge app0 up, network app", "rule app0 isolated from other networks; neighbours do not reach each other; IPv4 nat, masqueraded\n",
+		"veth "+e.HostVeth+" up, peer eth0 inside", "address "+e.IPv4.String()+" on eth0", "route default via "+e.Gateway4.String()+" dev eth0",
+		"port 0.0.0.0:8080/tcp to "+e.IPv4.Addr().String()+":80 by table inet stratatest: pub4 { tcp . 8080 : "+e.IPv4.Addr().String()+" . 80 }",
+		"port [::]:8080/tcp to ["+web.Endpoints[1].IPv6.Addr().String()+"]:80 by table inet stratatest: pub6", "name web "+web.ContainerID[:12]+" on network app")
+	shell(t, "nft add table inet mine; nft 'add chain inet mine passing { type filter hook forward priority 5; policy drop; }'", "nft delete table inet mine")
+	want("obstacle table inet mine, chain passing: policy drop", "nft insert rule inet mine passing iifname app0 accept")
+	if err := l.host.Unplug(e.HostVeth); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "ip link set app0 down", "ip link set app0 up")
+	want("veth "+e.HostVeth+" missing", "bridge app0 down")
 }
 
 func TestFiftyContainersJoinAtOnce(t *testing.T) {

@@ -92,6 +92,9 @@ func New(ctx context.Context, db *bolt.DB, cfg Config) (*Manager, error) {
 
 // open brings records, run-time state and kernel together.
 func (m *Manager) open(ctx context.Context) error {
+	if err := m.host.Claim(m.instance); err != nil {
+		return err
+	}
 	if err := m.load(); err != nil {
 		return err
 	}
@@ -116,6 +119,7 @@ func (m *Manager) open(ctx context.Context) error {
 			ctxlog.From(ctx).Error("network is out of order", ctxlog.Network, n.Name, ctxlog.Error, err)
 		}
 	}
+	m.mendLost(ctx)
 	return m.openFirewall(ctx)
 }
 
@@ -138,7 +142,7 @@ func (m *Manager) openFirewall(ctx context.Context) error {
 		return err
 	}
 	if err := m.firewall.Restore(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w; without nftables say \"iptables\": false in the engine's configuration", err)
 	}
 	for _, o := range m.Obstacles() {
 		ctxlog.From(ctx).Warn("another program's firewall rules stop containers' packets; our table cannot overrule them", "rule", o.Rule, "remedy", o.Remedy)

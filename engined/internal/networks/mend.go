@@ -15,9 +15,14 @@ const (
 	kindBridge = "bridge"
 	kindVeth   = "veth"
 	kindPort   = "port"
+
+	// What somebody deleted.
+	kindLostBridge = "lost bridge"
+	kindLostVeth   = "lost veth"
 )
 
-// Examine is Leaks and a look at the firewall's maps of published ports. With mend, what can
+// Examine is Leaks and a look for what is missing: bridges, veths, and elements of the
+// firewall's maps of published ports. With mend, what can
 // be put right is; the objects that were are the second result.
 func (m *Manager) Examine(ctx context.Context, mend bool) (wrong, mended []Object, err error) {
 	unlock := m.locks.Lock("create network") // a bridge exists before its network is listed
@@ -25,7 +30,9 @@ func (m *Manager) Examine(ctx context.Context, mend bool) (wrong, mended []Objec
 	wrong, err = m.Leaks(ctx)
 	ports, perr := m.differences()
 	wrong = append(wrong, ports...)
-	err = errors.Join(err, perr)
+	lost, lerr := m.lost()
+	wrong = append(wrong, lost...)
+	err = errors.Join(err, perr, lerr)
 	if !mend {
 		return wrong, nil, err
 	}
@@ -58,7 +65,7 @@ func (m *Manager) differences() ([]Object, error) {
 	return out, err
 }
 
-// mend removes what Leaks has found, or puts the firewall's table right.
+// mend removes what Leaks has found, or makes what is missing again.
 func (m *Manager) mend(ctx context.Context, o Object) error {
 	switch o.Kind {
 	case kindNetns:
@@ -67,6 +74,10 @@ func (m *Manager) mend(ctx context.Context, o Object) error {
 		return m.host.Unplug(o.ID)
 	case kindPort:
 		return m.firewall.Restore(ctx)
+	case kindLostBridge:
+		return m.mendBridge(ctx, o.ID)
+	case kindLostVeth:
+		return m.mendVeth(ctx, o.ID)
 	case kindBridge:
 		owned, err := m.host.Owned(m.instance + ":")
 		if err != nil {

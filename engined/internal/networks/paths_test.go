@@ -3,11 +3,18 @@ package networks
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"strata/pkg/linux/netns"
 )
 
 func v6(c *Config) { c.IPv6 = true }
@@ -18,12 +25,12 @@ func TestPublishedPortIsReachedFromEverywhere(t *testing.T) {
 	for _, filtered := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+filtered, func(t *testing.T) {
 			filterBridges(t, filtered)
-			walkPaths(t, filtered == "1")
+			walkPaths(t)
 		})
 	}
 }
 
-func walkPaths(t *testing.T, filtered bool) {
+func walkPaths(t *testing.T) {
 	l := newLab(t, v6)
 	lan := l.lan()
 	web := l.container("web", publish(
@@ -41,9 +48,7 @@ func walkPaths(t *testing.T, filtered bool) {
 	for _, proto := range []string{"tcp", "udp"} {
 		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", gateway4)
 		reach(t, "host to its LAN address", "", proto, "192.0.2.1:8080", "")
-		if proto == "tcp" || !filtered { // br_netfilter keeps the kernel from it: TCP is relayed
-			reach(t, "host to ::1", "", proto, "[::1]:8080", gateway6)
-		}
+		reach(t, "host to ::1", "", proto, "[::1]:8080", gateway6) // relayed where br_netfilter keeps the kernel from it
 		reach(t, "host to its IPv6 address", "", proto, "[2001:db8::1]:8080", "")
 		reach(t, "LAN", lan, proto, "192.0.2.1:8080", "192.0.2.2")
 		reach(t, "LAN, IPv6", lan, proto, "[2001:db8::1]:8080", "2001:db8::2")
@@ -80,10 +85,15 @@ func TestOutwardTrafficIsMasqueraded(t *testing.T) {
 
 func TestIPv6ClientReachesAnIPv4OnlyContainer(t *testing.T) {
 	l := newLab(t)
-	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	lan := l.lan()
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
 	serve(t, web.NetnsPath, 80)
-	reach(t, "host to ::1", "", "tcp", "[::1]:8080", web.Endpoints[0].Gateway4.String())
-	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	gateway := web.Endpoints[0].Gateway4.String()
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "host to ::1", "", proto, "[::1]:8080", gateway)
+		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", gateway)
+		reach(t, "LAN, IPv6", lan, proto, "[2001:db8::1]:8080", gateway)
+	}
 }
 
 func TestNetworksAreIsolated(t *testing.T) {
@@ -143,6 +153,124 @@ func TestGatewayModes(t *testing.T) {
 	reach(t, "unprotected: any port", lan, "tcp", addr(o, 81), "192.0.2.2")
 }
 
+// heard waits until a container hears those who ask for the MAC of its IPv6 address, which
+// the kernel sees to in the background, and long before a process could start in it. Source:
+// RFC 4291, 2.7.1.
+func heard(t *testing.T, box Sandbox) {
+	t.Helper()
+	a := box.Endpoints[0].IPv6.Addr().As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", a[13:])
+	eventually(t, "the container hears neighbours", func() error {
+		return netns.DoPath(box.NetnsPath, func() error {
+			groups, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err == nil && !strings.Contains(string(groups), group) {
+				err = fmt.Errorf("%s is not in\n%s", group, groups)
+			}
+			return err
+		})
+	})
+}
+
+// TestTheFirstPacketArrives asks once, at once, after the first container has joined a new
+// network: a question for a neighbour's MAC that is lost then is asked again after a second.
+func TestTheFirstPacketArrives(t *testing.T) {
+	l := newLab(t, v6)
+	lan := l.lan()
+	serve(t, lan, 7)
+	eventually(t, "the LAN has IPv6", func() error { _, err := ask("", "tcp", "[2001:db8::2]:7"); return err })
+	for i, path := range []func(box Sandbox) (from, network, to string){
+		func(Sandbox) (string, string, string) { return lan, "tcp", "192.0.2.1:8080" },
+		func(Sandbox) (string, string, string) { return lan, "tcp", "[2001:db8::1]:8080" },
+		func(Sandbox) (string, string, string) { return lan, "udp", "192.0.2.1:8080" },
+		func(Sandbox) (string, string, string) { return "", "tcp", "127.0.0.1:8080" },
+		func(Sandbox) (string, string, string) { return "", "udp", "[::1]:8080" },
+		func(box Sandbox) (string, string, string) { return "", "udp", at(box.Endpoints[0], 80) },
+		func(box Sandbox) (string, string, string) { return box.NetnsPath, "udp", "192.0.2.2:7" },
+		func(box Sandbox) (string, string, string) { return box.NetnsPath, "udp", "[2001:db8::2]:7" },
+	} {
+		name := fmt.Sprint("n", i)
+		l.network(CreateRequest{Name: name, EnableIPv6: new(true)})
+		box := l.container(name, on(name), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
+		serve(t, box.NetnsPath, 80)
+		heard(t, box)
+		from, network, to := path(box)
+		begin := time.Now()
+		if _, err := ask(from, network, to); err != nil {
+			t.Errorf("from %q to %s %s: %v after %v", from, network, to, err, time.Since(begin))
+		}
+		if err := l.Leave(t.Context(), box.ContainerID); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestInterfacesWithoutAnIPv6AddressHaveNoIPv6 joins networks with and without IPv6, in both
+// orders, and looks at every interface.
+func TestInterfacesWithoutAnIPv6AddressHaveNoIPv6(t *testing.T) {
+	l := newLab(t)
+	l.network(CreateRequest{Name: "four"})
+	l.network(CreateRequest{Name: "six", EnableIPv6: new(true)})
+	want := func(box Sandbox, name string, ipv6 bool) {
+		t.Helper()
+		eventually(t, "interface "+name, func() error {
+			return netns.DoPath(box.NetnsPath, func() error {
+				link, err := net.InterfaceByName(name)
+				if err != nil {
+					return err
+				}
+				addrs, err := link.Addrs()
+				if err != nil {
+					return err
+				}
+				found := slices.ContainsFunc(addrs, func(a net.Addr) bool { return strings.Contains(a.String(), ":") })
+				if found != ipv6 {
+					return fmt.Errorf("addresses %v, want IPv6: %v", addrs, ipv6)
+				}
+				return nil
+			})
+		})
+	}
+	both := l.container("both", on("four", "six"))
+	want(both, "eth0", false)
+	want(both, "eth1", true)
+	later := l.container("later", on("four"))
+	for _, network := range []string{"six", "bridge"} {
+		if _, err := l.Connect(t.Context(), later.ContainerID, EndpointRequest{Network: network}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(later, "eth0", false)
+	want(later, "eth1", true)
+	want(later, "eth2", false)
+}
+
+// TestGatewayModesOfIPv6 has a network whose IPv4 is translated and whose IPv6 is routed, and
+// an internal one without a gateway.
+func TestGatewayModesOfIPv6(t *testing.T) {
+	l := newLab(t)
+	lan := l.lan()
+	serve(t, lan, 7)
+	l.network(CreateRequest{Name: "routed6", EnableIPv6: new(true), Options: map[string]string{optGatewayMode6: "routed"}})
+	l.network(CreateRequest{Name: "sealed", Internal: true, EnableIPv6: new(true), Options: map[string]string{optGatewayMode4: "isolated", optGatewayMode6: "isolated"}})
+	web := l.container("web", on("routed6"), publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	serve(t, web.NetnsPath, 80)
+	serve(t, web.NetnsPath, 81)
+	e := web.Endpoints[0]
+	reach(t, "IPv4, translated", lan, "tcp", "192.0.2.1:8080", "192.0.2.2")
+	unreachable(t, "IPv4, by the container's address", lan, "tcp", at(e, 80))
+	reach(t, "IPv6, by the container's address", lan, "tcp", netip.AddrPortFrom(e.IPv6.Addr(), 80).String(), "2001:db8::2")
+	unreachable(t, "IPv6, another port", lan, "tcp", netip.AddrPortFrom(e.IPv6.Addr(), 81).String())
+	reach(t, "outward by IPv6, with its own address", web.NetnsPath, "tcp", "[2001:db8::2]:7", e.IPv6.Addr().String())
+
+	a, b := l.container("a", on("sealed")), l.container("b", on("sealed"))
+	serve(t, a.NetnsPath, 80)
+	reach(t, "sealed: a neighbour", b.NetnsPath, "tcp", at(a.Endpoints[0], 80), b.Endpoints[0].IPv4.Addr().String())
+	unreachable(t, "sealed: the host", "", "tcp", at(a.Endpoints[0], 80))
+	if _, err := netlink.RouteGet(a.Endpoints[0].IPv4.Addr().AsSlice()); err == nil {
+		t.Error("the host has a route to an isolated network")
+	}
+}
+
 // filterBridges switches br_netfilter's look into bridges on or off in our netns.
 func filterBridges(t *testing.T, value string) {
 	t.Helper()
@@ -160,13 +288,15 @@ func filterBridges(t *testing.T, value string) {
 	}
 }
 
-// TestFirewallIsLeftAloneIfToldSo also checks what is left of published ports then: TCP,
-// relayed.
+// TestFirewallIsLeftAloneIfToldSo also checks what is left of published ports then: TCP and
+// UDP, relayed.
 func TestFirewallIsLeftAloneIfToldSo(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.IPTables = false })
-	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}))
+	web := l.container("web", publish(PortMapping{Proto: "tcp", ContainerPort: 80, HostPort: 8080}, PortMapping{Proto: "udp", ContainerPort: 80, HostPort: 8080}))
 	serve(t, web.NetnsPath, 80)
-	reach(t, "host to 127.0.0.1", "", "tcp", "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	for _, proto := range []string{"tcp", "udp"} {
+		reach(t, "host to 127.0.0.1", "", proto, "127.0.0.1:8080", web.Endpoints[0].Gateway4.String())
+	}
 	conn, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)

@@ -114,6 +114,17 @@ func (p publication) rules(l *ports.Lease) []firewall.Port {
 	return out
 }
 
+// planned is what rules does, for a mapping whose port is known.
+func (p publication) planned() []firewall.Port {
+	var out []firewall.Port
+	for _, to := range []netip.AddrPort{p.wish.To4, p.wish.To6} {
+		if to.IsValid() && (!p.wish.HostIP.IsValid() || p.wish.HostIP.Is4() == to.Addr().Is4()) {
+			out = append(out, firewall.Port{Proto: p.mapping.Proto, HostIP: p.wish.HostIP, HostPort: p.mapping.HostPort, To: to})
+		}
+	}
+	return out
+}
+
 // lead returns where host ports lead: to the address, or nowhere if it is opened itself.
 func (p *publication) lead(to netip.AddrPort, mode firewall.Mode) netip.AddrPort {
 	if mode != firewall.Routed {
@@ -182,8 +193,8 @@ func (m *Manager) reserve(sb *sandbox, mappings []PortMapping) (out publishedPor
 		}
 	}()
 	for _, p := range m.publishedPlan(sb, mappings) {
-		if m.cfg.RespectHost && p.translated() && p.mapping.Proto != "tcp" {
-			return out, fmt.Errorf("publish port %d/%s: with publish=respect-host only tcp ports can be published: %w", p.mapping.ContainerPort, p.mapping.Proto, errdefs.ErrNotImplemented)
+		if m.cfg.RespectHost && p.translated() && !ports.Relayed(p.mapping.Proto) {
+			return out, fmt.Errorf("publish port %d/%s: with publish=respect-host only tcp and udp ports can be published: %w", p.mapping.ContainerPort, p.mapping.Proto, errdefs.ErrNotImplemented)
 		}
 		out.rules = append(out.rules, p.opened...)
 		done := p.mapping

@@ -9,9 +9,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// defaultAppArmorProfile is used if somebody has loaded it.
-const defaultAppArmorProfile = "docker-default"
-
 // securityOpt is a parsed HostConfig.SecurityOpt.
 type securityOpt struct {
 	noNewPrivileges bool
@@ -94,32 +91,6 @@ func addSecurity(s *specs.Spec, h *container.HostConfig) error {
 		return invalid("%v", err)
 	}
 	return nil
-}
-
-// AppArmorProfile returns the profile of a container: its own wish, or docker-default if
-// that is loaded; "" on a host without AppArmor.
-func AppArmorProfile(h *container.HostConfig) string {
-	so, err := parseSecurityOpt(h.SecurityOpt)
-	if err != nil || !AppArmorSupported() {
-		return ""
-	}
-	switch {
-	case so.apparmor != "":
-		return so.apparmor
-	case h.Privileged:
-		return "unconfined"
-	}
-	loaded, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
-	if err != nil || !strings.Contains("\n"+string(loaded), "\n"+defaultAppArmorProfile+" ") {
-		return ""
-	}
-	return defaultAppArmorProfile
-}
-
-// AppArmorSupported reports whether the host confines with AppArmor.
-func AppArmorSupported() bool {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(data), "Y")
 }
 
 // SeccompSupported reports whether the kernel has seccomp filters.

@@ -41,6 +41,14 @@ func (r *run) failure(m child.Message) error {
 			if nr == unix.SYS_OPEN_TREE {
 				return fmt.Errorf("error mounting %q to rootfs at %q: open %s: %w", o.Source, o.Dest, o.Source, unix.Errno(m.Value))
 			}
+		case plan.Chdir:
+			if ownFailure(m.Value) == "" {
+				return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", o.Path, unix.Errno(m.Value))
+			}
+		case plan.Label:
+			if o.AppArmor != "" && m.Value == uint32(unix.ENOENT) {
+				return fmt.Errorf("apparmor profile %q is not loaded", o.AppArmor)
+			}
 		case plan.RunHook:
 			if why := ownFailure(m.Value); why != "" {
 				return fmt.Errorf("error running %s hook #%d: %s: %s", o.Name, o.Index, o.Hook.Path, why)

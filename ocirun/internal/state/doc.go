@@ -4,6 +4,7 @@
 // On disk, below the runtime's root (a tmpfs; nothing is synced):
 //
 //	ROOT/ID/state.json     State, replaced atomically; mode 0600
+//	ROOT/ID/creating.json  Intent, from before the first thing that create makes
 //	ROOT/ID/exec.fifo      there as long as the container waits for its start
 //	ROOT/ID/seccomp.bpf    the container's filter, for exec: a link into the cache
 //	ROOT/.cache/seccomp/   filters by the SHA-256 of their profile

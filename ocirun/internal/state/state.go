@@ -78,8 +78,9 @@ const (
 )
 
 const (
-	stateFile = "state.json"
-	fifoFile  = "exec.fifo"
+	stateFile  = "state.json"
+	intentFile = "creating.json"
+	fifoFile   = "exec.fifo"
 	// FilterFile is the name of the filter in a container's directory.
 	FilterFile = "seccomp.bpf"
 )
@@ -162,6 +163,36 @@ func (s Store) Load(id string) (*State, error) {
 	return st, nil
 }
 
+// Intent is what a create is about to make. It is written before the first of it, so that
+// a delete finds what a create that was killed has left.
+type Intent struct {
+	Creator    int    `json:"creator"` // pid of the create
+	StartTicks uint64 `json:"startTicks"`
+	Cgroup     Cgroup `json:"cgroup"`
+}
+
+// Intend stores what this process is about to make.
+func (s Store) Intend(id string, cgroup Cgroup) error {
+	in := Intent{Creator: os.Getpid(), Cgroup: cgroup}
+	var err error
+	if in.StartTicks, _, err = StartTicks(in.Creator); err != nil {
+		return err
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode intent of %q: %w", id, err)
+	}
+	// Half of it means that nothing was made yet.
+	return os.WriteFile(filepath.Join(s.Dir(id), intentFile), data, 0o600)
+}
+
+// Intent returns what a create without a state was about to make; ok is false if that is
+// nothing.
+func (s Store) Intent(id string) (in Intent, ok bool) {
+	data, err := os.ReadFile(filepath.Join(s.Dir(id), intentFile))
+	return in, err == nil && json.Unmarshal(data, &in) == nil
+}
+
 // List returns the ids of all containers, sorted.
 func (s Store) List() ([]string, error) {
 	entries, err := os.ReadDir(s.Root)
@@ -191,12 +222,17 @@ func (s Store) Waiting(id string) bool {
 
 // Alive reports whether the init process lives: the pid is not another process's, and
 // not a zombie's.
-func (st *State) Alive() bool {
-	if st.PID <= 0 {
+func (st *State) Alive() bool { return alive(st.PID, st.StartTicks) }
+
+// Alive reports whether the create is still at work.
+func (in Intent) Alive() bool { return alive(in.Creator, in.StartTicks) }
+
+func alive(pid int, startTicks uint64) bool {
+	if pid <= 0 {
 		return false
 	}
-	ticks, zombie, err := StartTicks(st.PID)
-	return err == nil && !zombie && ticks == st.StartTicks
+	ticks, zombie, err := StartTicks(pid)
+	return err == nil && !zombie && ticks == startTicks
 }
 
 // StartTicks returns when process pid started, in clock ticks since boot, and whether

@@ -105,7 +105,7 @@ func TestReadNamesEntriesFromTheLastComponent(t *testing.T) {
 		"/etc/hosts":   {"hosts"},
 		"/www":         {"www"},
 		"/www/":        {"www/", "www/index"},
-		"/srv/www/.":   {"./", "index"},
+		"/srv/www/.":   {"./", "./index"}, // so that a client can put another name in front
 		"/evil/secret": nil,
 	} {
 		var b bytes.Buffer

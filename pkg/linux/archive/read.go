@@ -207,8 +207,12 @@ func (t *treeWriter) children(dir *os.File, name string) error {
 	if err != nil {
 		return fmt.Errorf("read directory %q: %w", name, err)
 	}
+	below := name + "/" // "./x" stays that: clients replace the first component
+	if name == "" {
+		below = ""
+	}
 	for _, e := range entries {
-		if err := t.entry(dir, e.Name(), path.Join(name, e.Name())); err != nil {
+		if err := t.entry(dir, e.Name(), below+e.Name()); err != nil {
 			return err
 		}
 	}

@@ -166,7 +166,7 @@ func (m *Manager) Create(res *specs.LinuxResources) (err error) {
 
 func (m *Manager) create(res *specs.LinuxResources) error {
 	var made []string
-	err := m.mkdirAll(&made)
+	err := m.mkdirAll(&made, isEmpty(res))
 	if err == nil {
 		err = m.apply(res)
 	}
@@ -183,9 +183,10 @@ func (m *Manager) create(res *specs.LinuxResources) error {
 	return fmt.Errorf("create cgroup: %w", err)
 }
 
-func (m *Manager) mkdirAll(made *[]string) error {
+// mkdirAll makes the directories. With unlimited the cgroup needs no controllers.
+func (m *Manager) mkdirAll(made *[]string, unlimited bool) error { //nolint:revive // it decides nothing here
 	if m.isV2() {
-		return m.mkdirV2(made)
+		return m.mkdirV2(made, unlimited)
 	}
 	return m.mkdirV1(made)
 }

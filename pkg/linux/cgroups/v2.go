@@ -14,8 +14,9 @@ import (
 )
 
 // mkdirV2 walks from the mount point down to the cgroup, makes what is missing and
-// hands every available controller down.
-func (m *Manager) mkdirV2(made *[]string) error {
+// hands every available controller down. Where a parent with processes cannot do that, only
+// an unlimited cgroup is made.
+func (m *Manager) mkdirV2(made *[]string, unlimited bool) error {
 	dir := m.paths[""]
 	rel, err := filepath.Rel(m.unified, dir)
 	if err != nil || strings.HasPrefix(rel, "..") {
@@ -23,7 +24,7 @@ func (m *Manager) mkdirV2(made *[]string) error {
 	}
 	at := m.unified
 	for part := range strings.SplitSeq(rel, "/") {
-		if err := enableControllers(at); err != nil {
+		if err := enableControllers(at); err != nil && !(unlimited && errors.Is(err, unix.EBUSY)) {
 			return err
 		}
 		at = filepath.Join(at, part)

@@ -201,3 +201,22 @@ func (m Mount) LowerDirs() []string {
 	}
 	return dirs
 }
+
+// View returns a read-only mount of what m shows, which can be made while m is mounted: for
+// an overlay its upper directory becomes the topmost of the lower ones.
+func (m Mount) View() Mount {
+	v := Mount{Type: m.Type, Source: m.Source, Target: m.Target}
+	upper, _ := m.UpperDir()
+	for _, word := range m.Options {
+		key, value, _ := strings.Cut(word, "=")
+		switch {
+		case key == "upperdir", key == "workdir", word == "rw", word == "ro":
+			continue
+		case m.Type == "overlay" && key == "lowerdir" && upper != "":
+			word = "lowerdir=" + strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(upper) + ":" + value
+		}
+		v.Options = append(v.Options, word)
+	}
+	v.Options = append(v.Options, "ro")
+	return v
+}

@@ -5,6 +5,6 @@
 // listening socket refuses every later bind, and carry a filter that drops what arrives.
 // The lock ends with the process; what the kernel does with the packets does not.
 //
-// lock.go locks, owner.go says which process is in the way. Source: socket(7)
-// (SO_ATTACH_FILTER), ip(7), tcp(7).
+// lock.go locks, packets.go takes UDP ports to answer, owner.go says which process is in
+// the way. Source: socket(7) (SO_ATTACH_FILTER), ip(7), tcp(7), udp(7).
 package portlock

@@ -31,6 +31,7 @@ func (ts *Tasks) AddExec(a ExecArgs) error {
 	if err != nil {
 		return err
 	}
+	ts.early.Start()
 	p := newProcess(t, a.ExecID, a.Stdio)
 	p.spec, p.busy = a.Process, true
 	if err := t.addExec(p); err != nil {

@@ -115,6 +115,7 @@ func (ts *Tasks) Create(ctx context.Context, a CreateArgs) (pid int, err error) 
 	defer undo.Clean()
 	undo.Add(func() { ts.forget(t) })
 
+	ts.early.Start()
 	if err := t.mountRootfs(a.Rootfs); err != nil {
 		return 0, err
 	}
@@ -172,7 +173,7 @@ func (t *Task) create(ctx context.Context, a CreateArgs) error {
 		return err
 	})
 	if err != nil && ctx.Err() != nil { // killed half-way; nothing else of that id can be meant
-		err = errors.Join(err, t.runtime.ForceDelete(ctx, t.id))
+		err = errors.Join(err, t.runtime.ForceDelete(ctx, t.id), RemoveHalfMade(t.bundle))
 	}
 	if err != nil {
 		return fmt.Errorf("create task %q: %w", t.id, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/pkg/console"
+	"strata/pkg/linux/cgroups"
 	"strata/shim/internal/reaper"
 )
 
@@ -32,6 +33,7 @@ type Tasks struct {
 	ctx   context.Context //nolint:containedctx // bounds background work, which has no request
 	abort context.CancelFunc
 	wg    sync.WaitGroup // background work
+	early cgroups.Hastener
 
 	mu    sync.Mutex
 	tasks map[string]*Task
@@ -51,6 +53,7 @@ func (ts *Tasks) Close() {
 	timer := time.AfterFunc(linger, ts.abort)
 	defer timer.Stop()
 	ts.wg.Wait()
+	ts.early.Wait()
 	ts.abort()
 }
 

@@ -47,7 +47,7 @@ type Hub struct {
 func OpenHub(uri shimio.URI, terminal bool) (*Hub, error) {
 	h := &Hub{uri: uri, terminal: terminal, stdin: newInput(), clients: map[*client]struct{}{}}
 	if uri.LogPath != "" {
-		l, err := logs.Open(uri.LogPath, logs.Options{MaxSize: uri.MaxSize, MaxFile: uri.MaxFile, Gzip: uri.Gzip, Attrs: uri.Attrs})
+		l, err := logs.Open(uri.LogPath, logs.Options{MaxSize: uri.MaxSize, MaxFile: uri.MaxFile, Gzip: uri.Gzip, Buffer: uri.Buffer, Attrs: uri.Attrs})
 		if err != nil {
 			return nil, err
 		}

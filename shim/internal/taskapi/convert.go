@@ -26,6 +26,9 @@ const (
 	genericOptions    = "runtimeoptions.v1.Options"
 )
 
+// linuxResources is the end of the type URL of the runtime-spec's resources, which are JSON.
+const linuxResources = "LinuxResources"
+
 // toAny packs a message as containerd's typeurl does: under its bare full name.
 func toAny(m proto.Message) (*anypb.Any, error) {
 	data, err := proto.Marshal(m)

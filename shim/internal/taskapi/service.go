@@ -164,6 +164,9 @@ func (s *Service) resume(ctx context.Context, r *task.ResumeRequest) (*emptypb.E
 }
 
 func (s *Service) update(ctx context.Context, r *task.UpdateTaskRequest) (*emptypb.Empty, error) {
+	if name := typeName(r.GetResources()); name != linuxResources {
+		return nil, fmt.Errorf("resources of type %q, want %s: %w", r.GetResources().GetTypeUrl(), linuxResources, errdefs.ErrInvalidArgument)
+	}
 	return &emptypb.Empty{}, s.Tasks.Update(ctx, r.GetID(), r.GetResources().GetValue())
 }
 

@@ -2,6 +2,8 @@ package shims
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,13 +141,18 @@ func (b *Bundle) writeBootstrap(boot bootstrap) error {
 	return b.WriteFile(fileBootstrap, data)
 }
 
-// removeSocket removes the socket of a dead shim; one that somebody answers on stays.
-func (b *Bundle) removeSocket() {
-	boot, err := b.readBootstrap()
-	if err != nil {
-		return
+// removeSocket removes the socket of a dead shim; one that somebody answers on stays. Where
+// it was never written down it has the name that shims give it.
+//
+// Source: containerd's shim v2: the SHA-256 of ADDRESS/NAMESPACE/GROUP; a task without a
+// pod is its own group.
+func (l *Launcher) removeSocket(b *Bundle) {
+	sum := sha256.Sum256([]byte(filepath.Join(l.cfg.Address, b.Namespace, b.ID)))
+	path := filepath.Join(l.socketDir(), hex.EncodeToString(sum[:]))
+	if boot, err := b.readBootstrap(); err == nil {
+		path = strings.TrimPrefix(boot.Address, "unix://")
 	}
-	if path := strings.TrimPrefix(boot.Address, "unix://"); filepath.IsAbs(path) && isDead(path) {
+	if filepath.IsAbs(path) && isDead(path) {
 		_ = os.Remove(path) // it is in nobody's way: the next shim of that name replaces it
 	}
 }

@@ -30,7 +30,8 @@ type Bundle struct {
 	work      string
 }
 
-func (l *Launcher) bundle(namespace, id string) *Bundle {
+// Bundle returns the bundle of a task, which may not be there.
+func (l *Launcher) Bundle(namespace, id string) *Bundle {
 	return &Bundle{
 		Namespace: namespace, ID: id,
 		Path: filepath.Join(l.cfg.State, taskDir, namespace, id),
@@ -44,7 +45,7 @@ func (l *Launcher) NewBundle(namespace, id string, spec []byte) (_ *Bundle, err 
 	if err := errors.Join(identifiers.Validate(namespace), identifiers.Validate(id)); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
-	b := l.bundle(namespace, id)
+	b := l.Bundle(namespace, id)
 	var undo cleanup.Stack
 	defer undo.Clean()
 	for _, dir := range []string{b.Path, b.work} {
@@ -170,7 +171,7 @@ func (l *Launcher) Bundles() ([]*Bundle, error) {
 				errs = append(errs, removeDir(filepath.Join(top, ns, id)))
 				continue
 			}
-			out = append(out, l.bundle(ns, id))
+			out = append(out, l.Bundle(ns, id))
 		}
 	}
 	return out, errors.Join(errs...)
@@ -185,7 +186,7 @@ func (l *Launcher) OrphanWork() []string {
 	top := filepath.Join(l.cfg.Root, taskDir)
 	for _, ns := range subdirs(top) {
 		for _, id := range subdirs(filepath.Join(top, ns)) {
-			if _, err := os.Lstat(l.bundle(ns, id).Path); errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Lstat(l.Bundle(ns, id).Path); errors.Is(err, os.ErrNotExist) {
 				out = append(out, filepath.Join(top, ns, id))
 			}
 		}

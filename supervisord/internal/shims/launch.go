@@ -88,6 +88,8 @@ func (l *Launcher) Launch(ctx context.Context, b *Bundle, runtime string, opts *
 	undo.Add(func() { _ = log.Close() })
 	boot, err := l.start(ctx, b, path, opts)
 	if err != nil {
+		l.killOf(b) // one that was started, by a start that could not say so any more
+		l.removeSocket(b)
 		return nil, fmt.Errorf("launch shim %q: %w", path, err)
 	}
 	failpoint.Pass("shims/launch/started")
@@ -226,13 +228,39 @@ func (l *Launcher) Load(ctx context.Context, b *Bundle) (*Shim, error) {
 	return s, nil
 }
 
+// How often Bury runs a shim's delete, and how long it waits after the first try; then
+// twice as long, and so on.
+const (
+	buryTries = 4
+	buryWait  = 50 * time.Millisecond
+)
+
 // Bury runs the shim binary's "delete" for a bundle whose shim is dead: it kills what is
 // left of the container and unmounts. The exit is 137, now, if the binary cannot say
-// better. An error means that leftovers may be there.
+// better. A delete that fails, or is killed, is tried again. An error means that leftovers
+// may be there: then the bundle must stay, for only it says what they are.
 func (l *Launcher) Bury(ctx context.Context, b *Bundle) (Exit, error) {
+	defer l.removeSocket(b)
+	wait := buryWait
+	for try := 1; ; try++ {
+		exit, err := l.bury(ctx, b)
+		if err == nil || try == buryTries || ctx.Err() != nil {
+			return exit, err
+		}
+		ctxlog.From(ctx).Debug("burial is tried again", ctxlog.TaskID, b.ID, ctxlog.Error, err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		wait *= 2
+	}
+}
+
+func (l *Launcher) bury(ctx context.Context, b *Bundle) (Exit, error) {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	defer b.removeSocket()
 	exit := Exit{Status: 137, At: time.Now()}
 	path, err := b.ReadFile(fileBinary)
 	if err != nil {

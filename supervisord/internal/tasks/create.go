@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,6 +30,7 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 		return 0, err
 	}
 	clock := stopwatch{last: time.Now()}
+	s.early.Start()
 	// A caller that goes away does not stop the shim in the middle of its work, it only stops
 	// us from learning how that ended: what has begun is finished, or undone after a failure.
 	ctx = context.WithoutCancel(ctx)
@@ -49,13 +51,17 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 	defer undo.Clean()
 	undo.Add(func() { s.abandon(t, err) })
 
-	bundle, err := s.cfg.Launcher.NewBundle(ns, r.ID, c.Spec.Value)
+	bundle, err := s.newBundle(ctx, t.key, c.Spec.Value)
 	if err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
+	var left error // by the shim
 	undo.Add(func() {
-		if rerr := bundle.Remove(); rerr != nil {
-			ctxlog.From(ctx).Warn("bundle stayed behind", ctxlog.TaskID, r.ID, ctxlog.Error, rerr)
+		if left == nil {
+			left = bundle.Remove()
+		}
+		if left != nil {
+			ctxlog.From(ctx).Warn("bundle stayed behind", ctxlog.TaskID, r.ID, ctxlog.Error, left)
 		}
 	})
 	if err := keepRequest(bundle, c, r); err != nil {
@@ -69,13 +75,13 @@ func (s *Service) Create(ctx context.Context, r Request) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("create task: %w", err)
 	}
-	undo.Add(func() { s.stop(ctx, shim) })
+	undo.Add(func() { left = s.stop(ctx, shim) })
 	clock.step("launch shim")
 	if err := failpoint.Hit("tasks/create/launched"); err != nil {
 		return 0, err
 	}
 	if pid, err = shim.Create(ctx, r.Rootfs, r.IO); err != nil {
-		return 0, fmt.Errorf("create task: %w", err)
+		return 0, err // the shim names operation and object
 	}
 	clock.step("create task")
 
@@ -112,8 +118,31 @@ func (s *Service) abandon(t *entry, err error) {
 	s.finish(t)
 }
 
-// stop ends the shim of a task that was not created to the end.
-func (s *Service) stop(ctx context.Context, shim *shims.Shim) {
+// newBundle makes the bundle of a reserved id, in the place of one whose burial failed.
+func (s *Service) newBundle(ctx context.Context, k key, spec []byte) (*shims.Bundle, error) {
+	b, err := s.cfg.Launcher.NewBundle(k.namespace, k.id, spec)
+	if !errors.Is(err, errdefs.ErrAlreadyExists) {
+		return b, err
+	}
+	if derr := s.dispose(ctx, s.cfg.Launcher.Bundle(k.namespace, k.id)); derr != nil {
+		return nil, errors.Join(err, derr)
+	}
+	return s.cfg.Launcher.NewBundle(k.namespace, k.id, spec)
+}
+
+// dispose buries what a shim that is dead has left, and then removes its bundle.
+//
+// Preconditions: the id is reserved.
+func (s *Service) dispose(ctx context.Context, b *shims.Bundle) error {
+	if _, err := s.cfg.Launcher.Bury(ctx, b); err != nil {
+		return err
+	}
+	return b.Remove()
+}
+
+// stop ends the shim of a task that was not created to the end. An error means that
+// something is left of the task.
+func (s *Service) stop(ctx context.Context, shim *shims.Shim) error {
 	ctx, cancel := cleanup.Context(ctx)
 	defer cancel()
 	_, err := shim.Delete(ctx, "")
@@ -122,11 +151,11 @@ func (s *Service) stop(ctx context.Context, shim *shims.Shim) {
 		_, err = shim.Delete(ctx, "")
 	}
 	shim.Shutdown(ctx)
-	if isUnavailable(err) { // it died, perhaps in the middle of the creation
-		if _, err := s.cfg.Launcher.Bury(ctx, shim.Bundle); err != nil {
-			ctxlog.From(ctx).Warn("dead shim left something behind", ctxlog.TaskID, shim.Bundle.ID, ctxlog.Error, err)
-		}
+	if !isUnavailable(err) {
+		return nil
 	}
+	_, err = s.cfg.Launcher.Bury(ctx, shim.Bundle) // it died, perhaps in the middle of the creation
+	return err
 }
 
 // keepRequest writes down how to make the task again, if a restart policy may want that.
@@ -181,7 +210,7 @@ func (s *Service) Start(ctx context.Context, id, execID string) (int, error) {
 	}
 	pid, err := shim.Start(ctx, execID)
 	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", processName(id, execID), err)
+		return 0, err // as in Create
 	}
 	failpoint.Pass("tasks/start/started")
 	if execID == "" {

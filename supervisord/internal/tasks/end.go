@@ -60,7 +60,7 @@ func (s *Service) Delete(ctx context.Context, id string) (shims.Exit, error) {
 		t.mu.Lock()
 		t.progress.deleting = false
 		t.mu.Unlock()
-		return exit, fmt.Errorf("delete task %q: %w", id, err)
+		return exit, err // the shim names operation and object
 	case err != nil: // the shim has forgotten it: an earlier Delete was cut short
 		exit = t.knownExit()
 	}
@@ -174,10 +174,7 @@ func (s *Service) bury(ctx context.Context, t *entry, b *shims.Bundle) {
 	}
 	defer s.finish(t)
 	log := ctxlog.From(ctx).With(ctxlog.Namespace, t.namespace, ctxlog.TaskID, t.id)
-	exit, err := s.cfg.Launcher.Bury(ctx, b)
-	if err != nil {
-		log.Warn("dead shim left something behind", ctxlog.Error, err)
-	}
+	exit, left := s.cfg.Launcher.Bury(ctx, b)
 	t.mu.Lock()
 	if exit.PID == 0 {
 		exit.PID = t.pid
@@ -188,7 +185,10 @@ func (s *Service) bury(ctx context.Context, t *entry, b *shims.Bundle) {
 	exit = *t.exit
 	t.mu.Unlock()
 	s.tellInPlace(ctx, t, exit)
-	if err := b.Remove(); err != nil {
+	if left != nil {
+		// The next task of this id, or the next start of the daemon, finds the bundle and tries again.
+		log.Warn("dead shim left something behind; its bundle is kept", ctxlog.Error, left)
+	} else if err := b.Remove(); err != nil {
 		log.Warn("bundle stayed behind", ctxlog.Error, err)
 	}
 	s.observe(t, true)

@@ -235,8 +235,7 @@ func (s *Service) buryOrphan(ctx context.Context, b *shims.Bundle) error {
 		return err
 	}
 	defer s.abandon(t, errdefs.ErrNotFound)
-	_, err = s.cfg.Launcher.Bury(ctx, b)
-	return errors.Join(err, b.Remove())
+	return s.dispose(ctx, b)
 }
 
 // examineMounts looks for mounts below the directory of bundles that no task has.

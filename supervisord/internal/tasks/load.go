@@ -129,23 +129,47 @@ func (s *Service) retry(ctx context.Context, t *entry, b *shims.Bundle) {
 	}
 }
 
+// creationPatience bounds how long adopt waits for a creation that is under way: the shim
+// breaks it off when the daemon that asked for it dies, unless it is as good as done.
+const creationPatience = 10 * time.Second
+
+// settled asks a shim for the state of its task once it is created, or is not.
+func (s *Service) settled(ctx context.Context, shim *shims.Shim) (shims.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, creationPatience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		state, err := askState(ctx, shim)
+		if err != nil || state.Status != shims.StatusCreated || state.PID != 0 {
+			return state, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return state, nil
+		}
+	}
+}
+
+func askState(ctx context.Context, shim *shims.Shim) (shims.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return shim.State(ctx, "")
+}
+
 // adopt takes over a living shim, or shuts it down if it has no task: then the creation
 // was cut short.
 func (s *Service) adopt(ctx context.Context, t *entry, shim *shims.Shim) {
-	actx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	state, err := shim.State(actx, "")
+	state, err := s.settled(ctx, shim)
 	log := ctxlog.From(ctx).With(ctxlog.Namespace, t.namespace, ctxlog.TaskID, t.id)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		log.Info("shim without a task was shut down")
 		if s.retire(t) {
-			shim.Shutdown(actx)
+			shim.Shutdown(ctx)
 			// It may be a second one, and the first have died in the middle of the creation.
-			if _, err := s.cfg.Launcher.Bury(ctx, shim.Bundle); err != nil {
+			if err := s.dispose(ctx, shim.Bundle); err != nil {
 				log.Warn("creation that was cut short left something behind", ctxlog.Error, err)
-			}
-			if err := shim.Bundle.Remove(); err != nil {
-				log.Warn("bundle stayed behind", ctxlog.Error, err)
 			}
 			s.finish(t)
 		}

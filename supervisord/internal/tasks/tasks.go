@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"strata/pkg/linux/cgroups"
 	"strata/pkg/linux/mount"
 	"strata/pkg/namespaces"
 	"strata/supervisord/internal/containers"
@@ -77,6 +78,7 @@ type Service struct {
 
 	wg      sync.WaitGroup // goroutines that Close waits for
 	sampler sampler
+	early   cgroups.Hastener
 
 	mu       sync.Mutex
 	tasks    map[key]*entry
@@ -146,6 +148,7 @@ func (s *Service) Close() {
 		}
 	}
 	s.wg.Wait()
+	s.early.Wait()
 }
 
 func newEntry(k key) *entry {

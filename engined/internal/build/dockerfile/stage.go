@@ -296,8 +296,13 @@ func (c *compiler) source(ctx context.Context, st *state, name string) (v *Verte
 	}
 	b, err := c.image(ctx, image, c.opts.Platform)
 	if err != nil {
-		if errdefs.IsNotFound(err) && !isContext {
-			return nil, "", fmt.Errorf("no stage and no image is called %q%s: %w", name, nearest(name, c.names()), err)
+		hint := nearest(name, c.names())
+		switch {
+		case isContext:
+		case errdefs.IsNotFound(err):
+			return nil, "", fmt.Errorf("no stage and no image is called %q%s: %w", name, hint, err)
+		case hint != "":
+			return nil, "", fmt.Errorf("no stage is called %q%s; as an image: %w", name, hint, err)
 		}
 		return nil, "", err
 	}

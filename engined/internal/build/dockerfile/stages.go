@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +51,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Lines[0] == 0 || strings.Contains(e.Err.Error(), "parse error on line") {
+	if e.Lines[0] == 0 || !errdefs.IsInvalidArgument(e.Err) || strings.Contains(e.Err.Error(), "parse error on line") {
 		return e.Err.Error()
 	}
 	return fmt.Sprintf("dockerfile parse error on line %d: %v", e.Lines[0], e.Err)
@@ -69,10 +70,25 @@ func mistake(r []parser.Range, err error) error {
 	if le, ok := errors.AsType[*parser.LocationError](err); ok && len(le.Locations) > 0 && len(r) == 0 {
 		r = le.Locations[0]
 	}
-	if !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) && !errdefs.IsInvalidArgument(err) {
+	if !hasClass(err) {
 		err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return &Error{Lines: lines(r), Err: err}
+}
+
+// hasClass reports whether err has a class already: a registry's answer is no mistake of
+// the Dockerfile.
+func hasClass(err error) bool {
+	for _, is := range []func(error) bool{
+		errdefs.IsNotFound, errdefs.IsNotImplemented, errdefs.IsInvalidArgument, errdefs.IsUnavailable, errdefs.IsUnauthorized, errdefs.IsPermissionDenied,
+		errdefs.IsCanceled, errdefs.IsDeadlineExceeded, errdefs.IsDataLoss, errdefs.IsResourceExhausted, errdefs.IsInternal, errdefs.IsUnknown,
+	} {
+		if is(err) {
+			return true
+		}
+	}
+	_, fromNet := errors.AsType[net.Error](err)
+	return fromNet
 }
 
 func lines(r []parser.Range) [2]int {
@@ -361,7 +377,11 @@ func fullName(name string) string {
 // prefetch asks for the images of all stages that target needs, side by side.
 func (c *compiler) prefetch(ctx context.Context, target int) error {
 	seen := map[int]bool{}
-	wanted := map[baseKey]ocispec.Platform{}
+	type wish struct {
+		platform ocispec.Platform
+		at       []parser.Range
+	}
+	wanted := map[baseKey]wish{}
 	var visit func(i int) error
 	visit = func(i int) error {
 		if seen[i] {
@@ -377,7 +397,7 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		if j >= 0 {
 			err = visit(j)
 		} else if ref != "scratch" && !strings.HasPrefix(ref, contextPrefix) {
-			wanted[baseKey{ref, platforms.FormatAll(p)}] = p
+			wanted[baseKey{ref, platforms.FormatAll(p)}] = wish{p, c.stages[i].Location}
 		}
 		for _, cmd := range c.stages[i].Commands {
 			for _, name := range references(cmd) {
@@ -399,16 +419,16 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		key  baseKey
 		base *Base
 	}, len(wanted))
-	for key, p := range wanted {
+	for key, w := range wanted {
 		g.Go(func() error {
-			b, err := c.opts.Base(ctx, key.ref, p)
+			b, err := c.opts.Base(ctx, key.ref, w.platform)
 			if err == nil {
 				results <- struct {
 					key  baseKey
 					base *Base
 				}{key, b}
 			}
-			return err
+			return mistake(w.at, err)
 		})
 	}
 	err := g.Wait()

@@ -20,6 +20,7 @@ import (
 type Host struct {
 	handle *netlink.Handle
 	rt     *rtnl.Conn
+	claim  net.Listener // nil before Claim
 }
 
 // Open opens the netns of the calling thread.
@@ -38,7 +39,11 @@ func Open() (*Host, error) {
 // Close closes the sockets.
 func (h *Host) Close() error {
 	h.handle.Close()
-	return h.rt.Close()
+	err := h.rt.Close()
+	if h.claim != nil {
+		err = errors.Join(err, h.claim.Close())
+	}
+	return err
 }
 
 // Spec describes a bridge.
@@ -55,9 +60,18 @@ const ownerPrefix = "strata:"
 
 // Ensure makes the bridge as described, or makes the one of that name so. made is true if
 // there was none. A bridge that another network or engine made is an error of class
-// ErrConflict; one that the operator made is used, and not Deleted.
+// ErrConflict, unless that engine is gone and nothing is attached to the bridge; one that
+// the operator made is used, and not Deleted.
 func (h *Host) Ensure(s Spec) (index int, made bool, err error) {
 	link, err := h.find(s.Name)
+	if err == nil && link.Type() == "bridge" {
+		if owner, ok := strings.CutPrefix(link.Attrs().Alias, ownerPrefix); ok && owner != s.Owner {
+			if err := h.inherit(link, owner, s); err != nil {
+				return 0, false, err
+			}
+			link, err = h.find(s.Name)
+		}
+	}
 	if errdefs.IsNotFound(err) {
 		if link, err = h.make(s); err != nil {
 			return 0, false, err
@@ -71,9 +85,6 @@ func (h *Host) Ensure(s Spec) (index int, made bool, err error) {
 		return 0, false, fmt.Errorf("interface %q is of type %s, not a bridge: %w", s.Name, link.Type(), errdefs.ErrConflict)
 	}
 	index = link.Attrs().Index
-	if owner, ok := strings.CutPrefix(link.Attrs().Alias, ownerPrefix); ok && owner != s.Owner {
-		return 0, false, fmt.Errorf("bridge %q belongs to another network or engine (%s): %w", s.Name, owner, errdefs.ErrConflict)
-	}
 	ipv6 := slices.ContainsFunc(s.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if err := PrepareIPv6(s.Name, ipv6); err != nil {
 		return 0, made, err
@@ -179,8 +190,20 @@ func (h *Host) Exists(name string) bool {
 	return err == nil
 }
 
-// Delete deletes an interface that Ensure or EnsureParent made for owner. It is no error if there is none, or
-// one of somebody else.
+// State says in one word how an interface is: up, down or missing.
+func (h *Host) State(name string) string {
+	link, err := h.find(name)
+	switch {
+	case err != nil:
+		return "missing"
+	case link.Attrs().Flags&net.FlagUp == 0:
+		return "down"
+	}
+	return "up"
+}
+
+// Delete deletes an interface that Ensure or EnsureParent made for owner. It is no error if
+// there is none, or one of somebody else.
 func (h *Host) Delete(name, owner string) error {
 	link, err := h.find(name)
 	if errdefs.IsNotFound(err) {
@@ -209,6 +232,20 @@ func (h *Host) Owned(prefix string) (map[string]string, error) {
 		if rest, ok := strings.CutPrefix(l.Attrs().Alias, ownerPrefix+prefix); ok {
 			out[l.Attrs().Name] = rest
 		}
+	}
+	return out, nil
+}
+
+// Masters returns the interfaces of the host with the index of the bridge that each is on, or
+// 0.
+func (h *Host) Masters() (map[string]int, error) {
+	links, err := retried(h.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	out := map[string]int{}
+	for _, l := range links {
+		out[l.Attrs().Name] = l.Attrs().MasterIndex
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,17 +15,18 @@ import (
 	"strata/pkg/linux/rtnl"
 )
 
-// Inside is a container's netns. It is safe for concurrent use; Close it soon, because it
-// keeps the netns alive.
+// Inside is a container's netns. Close it soon, because it keeps the netns alive.
 type Inside struct {
 	ns *os.File
 	rt *rtnl.Conn
+
+	noIPv6 bool // interfaces that appear have none
 }
 
 // MakeNetns makes a netns that is the file path, with lo up. ipv6 false switches IPv6 off
 // on all interfaces but lo.
 func MakeNetns(path string, ipv6 bool) (*Inside, error) {
-	in := &Inside{}
+	in := &Inside{noIPv6: !ipv6}
 	err := netns.Create(path, func() (err error) {
 		if in.rt, err = rtnl.Dial(); err != nil {
 			return err
@@ -67,7 +69,8 @@ func (in *Inside) File() *os.File { return in.ns }
 
 // Port is a veth pair from a bridge into a container.
 type Port struct {
-	Bridge    int    // index
+	Bridge    string
+	Index     int    // of the bridge
 	HostName  string // of the near end
 	Name      string // in the container
 	MTU       int    // bytes; 0: the kernel's
@@ -79,16 +82,9 @@ type Port struct {
 
 // Plug makes the pair, and the container's end ready: two system calls and a look-up.
 func (h *Host) Plug(in *Inside, p Port) error {
-	flags := rtnl.BridgePort{Name: p.HostName, Isolated: p.Isolated}
-	if Filtered(false) && Filtered(true) {
-		// Then a published port's packets are translated inside the bridge and leave
-		// through its ports, perhaps through the one that they came from; and our table sees
-		// and drops what neighbours must not exchange, so that isolation is not needed, and
-		// would stop the translated ones.
-		flags.Hairpin, flags.Isolated = true, false
-	}
+	flags := p.flags()
 	batch := []rtnl.Request{rtnl.AddVeth(rtnl.Veth{
-		Name: p.HostName, Master: p.Bridge, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
+		Name: p.HostName, Master: p.Index, Up: !flags.Isolated, MTU: p.MTU, Peer: p.Name, PeerNS: in.ns, PeerMAC: p.MAC,
 	})}
 	if flags.Hairpin || flags.Isolated { // isolated ports are not up before they are isolated
 		batch = append(batch, rtnl.SetBridgePort(flags))
@@ -102,6 +98,29 @@ func (h *Host) Plug(in *Inside, p Port) error {
 	return nil
 }
 
+func (p Port) flags() rtnl.BridgePort {
+	if Filtered(false) && Filtered(true) {
+		// Then a published port's packets are translated inside the bridge and leave
+		// through its ports, perhaps through the one that they came from; and our table sees
+		// and drops what neighbours must not exchange, so that isolation is not needed, and
+		// would stop the translated ones.
+		return rtnl.BridgePort{Name: p.HostName, Hairpin: true}
+	}
+	return rtnl.BridgePort{Name: p.HostName, Isolated: p.Isolated}
+}
+
+// Attach puts the near end of a pair that exists onto its bridge, which was made again.
+func (h *Host) Attach(p Port) error {
+	link, err := h.find(p.HostName)
+	if err != nil {
+		return err
+	}
+	if err := h.handle.LinkSetMasterByIndex(link, p.Index); err != nil {
+		return fmt.Errorf("attach %q to bridge %q: %w", p.HostName, p.Bridge, err)
+	}
+	return h.rt.Do(rtnl.SetBridgePort(p.flags()))
+}
+
 // bringUp gives the container's end its addresses, and announces them once the bridge
 // forwards: that mends the caches of the bridge and of neighbours that knew another owner.
 func (h *Host) bringUp(in *Inside, p Port) error {
@@ -109,28 +128,45 @@ func (h *Host) bringUp(in *Inside, p Port) error {
 	if err != nil {
 		return err
 	}
-	var batch []rtnl.Request
-	for _, a := range p.Addresses {
-		batch = append(batch, rtnl.AddAddress(index, a))
-	}
-	if err := in.rt.Do(append(batch, rtnl.LinkUp(index))...); err != nil {
+	if err := in.up(p.Name, index, p.Addresses); err != nil {
 		return err
 	}
-	if err := h.awaitCarrier(p.HostName); err != nil {
-		return err
+	for _, name := range []string{p.HostName, p.Bridge} { // the bridge has a carrier from its first port on
+		if err := h.awaitCarrier(name); err != nil {
+			return err
+		}
 	}
 	return in.rt.Do(rtnl.SetMAC(index, p.MAC))
 }
 
-// carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge's
-// port on a moment after its carrier: packets before that would be lost. It needs a lock
-// that interfaces being deleted hold for long; then the container starts without.
+// up gives an interface its addresses and switches it on. One without an IPv6 address has no
+// IPv6 at all, whatever the other interfaces have: on a network without IPv6 nobody filters
+// it (CVE-2024-32473).
+func (in *Inside) up(name string, index int, addresses []netip.Prefix) error {
+	var batch []rtnl.Request
+	ipv6 := false
+	for _, a := range addresses {
+		batch = append(batch, rtnl.AddAddress(index, a))
+		ipv6 = ipv6 || a.Addr().Is6()
+	}
+	if !ipv6 && !in.noIPv6 {
+		if err := netns.Do(in.ns, func() error { return disableIPv6(name) }); err != nil {
+			return err
+		}
+	}
+	return in.rt.Do(append(batch, rtnl.LinkUp(index))...)
+}
+
+// carrierPatience bounds the wait for the kernel's link watcher, which switches a bridge and
+// its port on a moment after their carrier: packets before that would be lost, and among them
+// the question for the container's MAC address, which is asked again after a second. It needs
+// a lock that interfaces being deleted hold for long; then the container starts without.
 const carrierPatience = 200 * time.Millisecond
 
-func (h *Host) awaitCarrier(hostName string) error {
+func (h *Host) awaitCarrier(name string) error {
 	deadline := time.Now().Add(carrierPatience)
 	for pause := 50 * time.Microsecond; ; pause *= 2 {
-		up, err := h.rt.Operational(hostName)
+		up, err := h.rt.Operational(name)
 		if err != nil || up || time.Now().After(deadline) {
 			return err
 		}
@@ -200,5 +236,6 @@ func (in *Inside) Interfaces() ([]string, error) {
 
 // EnableIPv6 lets an interface that is about to appear have IPv6, in a netns made without.
 func (in *Inside) EnableIPv6() error {
+	in.noIPv6 = false
 	return netns.Do(in.ns, func() error { return prepareIPv6(true) })
 }

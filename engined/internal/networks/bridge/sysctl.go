@@ -55,6 +55,15 @@ func prepareIPv6(on bool) error {
 	return nil
 }
 
+// disableIPv6 switches IPv6 off on one interface of the calling thread's netns.
+func disableIPv6(name string) error {
+	_, err := sysctl("ipv6/conf/"+name+"/disable_ipv6", "1")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a kernel without IPv6
+	}
+	return err
+}
+
 // Forwarding reports whether the host forwards packets of a family between interfaces.
 func Forwarding(ipv6 bool) bool {
 	data, err := os.ReadFile(filepath.Join(sysctlRoot, forwardingKey(ipv6)))
@@ -120,19 +129,25 @@ func RouteLocalnet(ctx context.Context, name string) error {
 }
 
 // PrepareIPv6 keeps a bridge of ours from taking advertisements of containers, and with on
-// lets it have addresses on a host whose new interfaces have IPv6 switched off.
+// lets it have addresses on a host whose new interfaces have IPv6 switched off. They are good
+// at once: while its link-local address is looked for on the wire, which takes a second from
+// the first port on, the kernel asks for no neighbour, and what it forwards is lost (Linux
+// net/ipv6/ndisc.c, ndisc_send_ns).
 func PrepareIPv6(name string, on bool) error {
-	_, err := sysctl("ipv6/conf/"+name+"/accept_ra", "0")
-	if !on {
-		if errors.Is(err, os.ErrNotExist) {
+	values := [][2]string{{"accept_ra", "0"}}
+	if on {
+		values = append(values, [2]string{"accept_dad", "0"}, [2]string{"disable_ipv6", "0"})
+	}
+	for _, v := range values {
+		_, err := sysctl("ipv6/conf/"+name+"/"+v[0], v[1])
+		if errors.Is(err, os.ErrNotExist) && !on {
 			return nil // a kernel without IPv6
 		}
-		return err
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		_, err = sysctl("ipv6/conf/"+name+"/disable_ipv6", "0")
-	}
-	return err
+	return nil
 }
 
 // Filtered reports whether br_netfilter passes bridged packets of a family through the hooks

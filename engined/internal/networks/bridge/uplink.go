@@ -11,8 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"strata/pkg/linux/rtnl"
 )
 
 // Parent is the interface of the host that the interfaces of a macvlan or ipvlan network
@@ -162,11 +160,7 @@ func (h *Host) PlugUplink(in *Inside, u Uplink) error {
 	if err != nil {
 		return err
 	}
-	var batch []rtnl.Request
-	for _, a := range u.Addresses {
-		batch = append(batch, rtnl.AddAddress(index, a))
-	}
-	if err := in.rt.Do(append(batch, rtnl.LinkUp(index))...); err != nil {
+	if err := in.up(u.Name, index, u.Addresses); err != nil {
 		return errors.Join(err, in.Remove(u.Name))
 	}
 	return nil

@@ -110,6 +110,13 @@ func (n Network) elements() []element {
 	return out
 }
 
+// Element returns the set or map that a port is an element of, and the element in the words
+// of nft(8).
+func (p Port) Element() (set, text string, err error) {
+	e, err := p.element()
+	return e.set, e.text, err
+}
+
 func (p Port) element() (element, error) {
 	number, ok := protocols[p.Proto]
 	if !ok || !p.To.IsValid() || p.HostIP.IsValid() && p.HostIP.Is4() != p.To.Addr().Is4() {

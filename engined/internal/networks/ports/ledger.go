@@ -62,7 +62,7 @@ type key struct {
 	port  uint16
 }
 
-// Loopback6 says who serves TCP ports on ::1.
+// Loopback6 says who serves TCP and UDP ports on ::1.
 type Loopback6 bool
 
 // The kernel translates ::1 too, unless br_netfilter undoes the translation of answers where
@@ -215,11 +215,11 @@ func (l *Ledger) hold(lease *Lease, w Wish) error {
 		at := netip.AddrPortFrom(ip, lease.Port)
 		var err error
 		switch {
-		case f.own.IsValid() && w.Proto == "tcp" && (w.RelayAll || l.loopback6 && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback())):
+		case f.own.IsValid() && Relayed(w.Proto) && (w.RelayAll || l.loopback6 && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback())):
 			err = l.relay(lease, at, f.own) // what is translated never gets here
 		case f.own.IsValid():
 			err = lease.lock(at)
-		case f.far.IsValid() && w.Proto == "tcp":
+		case f.far.IsValid() && Relayed(w.Proto):
 			err = l.relay(lease, at, f.far)
 		default:
 			continue // nothing of the container answers there
@@ -233,6 +233,17 @@ func (l *Ledger) hold(lease *Lease, w Wish) error {
 		}
 	}
 	return nil
+}
+
+// Relayed reports whether ports of a protocol can be relayed, where nobody translates.
+func Relayed(proto string) bool { return proto == "tcp" || proto == "udp" }
+
+// relay takes a port and passes on what arrives.
+func (l *Ledger) relay(lease *Lease, at, to netip.AddrPort) error {
+	if lease.Proto == "udp" {
+		return l.relayPackets(lease, at, to)
+	}
+	return l.relayConnections(lease, at, to)
 }
 
 func (l *Lease) lock(at netip.AddrPort) error {

@@ -2,11 +2,14 @@ package ports
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -116,5 +119,117 @@ func TestIPv6ClientsReachAnIPv4OnlyTarget(t *testing.T) {
 	}
 	if got, err := io.ReadAll(c); err != nil || string(got) != "hello" {
 		t.Errorf("echo = %q, %v", got, err)
+	}
+}
+
+// echoPackets answers each UDP packet with itself.
+func echoPackets(t *testing.T) netip.AddrPort {
+	t.Helper()
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		buf := make([]byte, 65535)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	return netip.MustParseAddrPort(c.LocalAddr().String())
+}
+
+// exchange sends a packet and returns the answer; lost ones are sent again.
+func exchange(t *testing.T, c net.Conn, text string) string {
+	t.Helper()
+	buf := make([]byte, 65535)
+	for range 5 {
+		if _, err := io.WriteString(c, text); err != nil {
+			continue // an ICMP error about an earlier one
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		if n, err := c.Read(buf); err == nil {
+			return string(buf[:n])
+		}
+	}
+	return ""
+}
+
+// TestPacketsAreRelayedWithOneFlowForEachClient uses more clients than a port keeps flows, and
+// clients that take answers only from the address that they asked.
+func TestPacketsAreRelayedWithOneFlowForEachClient(t *testing.T) {
+	echo := echoPackets(t)
+	l := New(ByKernel)
+	defer l.Close()
+	lease, err := l.Reserve(Wish{Owner: "a", Proto: "udp", To4: echo, RelayAll: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var clients []net.Conn
+	for i := range maxFlows + 50 {
+		host := []string{"127.0.0.1", "127.0.0.2", "::1"}[i%3]
+		c, err := net.Dial("udp", net.JoinHostPort(host, strconv.Itoa(int(lease.Port))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		clients = append(clients, c)
+		if got := exchange(t, c, fmt.Sprint(i)); got != fmt.Sprint(i) {
+			t.Fatalf("client %d, to %s: %q", i, host, got)
+		}
+	}
+	if got := exchange(t, clients[0], "again"); got != "again" { // its flow went long ago
+		t.Errorf("the first client, once more: %q", got)
+	}
+	long := strings.Repeat("x", 60000)
+	if got := exchange(t, clients[1], long); got != long {
+		t.Errorf("a packet of %d bytes came back with %d", len(long), len(got))
+	}
+	relays := 0
+	for _, s := range lease.sockets {
+		r := s.(*packetRelay)
+		r.mu.Lock()
+		if relays++; len(r.flows) > maxFlows || len(r.flows) != r.order.Len() {
+			t.Errorf("%d flows, %d in order, want at most %d", len(r.flows), r.order.Len(), maxFlows)
+		}
+		r.mu.Unlock()
+	}
+	if relays != 2 {
+		t.Errorf("%d relays, want one for each family", relays)
+	}
+	l.Release(lease)
+	if got := exchange(t, clients[2], "late"); got != "" {
+		t.Errorf("a released port answers %q", got)
+	}
+}
+
+func TestPacketsToATargetThatRefusesEndTheFlow(t *testing.T) {
+	gone, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := netip.MustParseAddrPort(gone.LocalAddr().String())
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l := New(ByKernel)
+	defer l.Close()
+	for to, want := range map[netip.AddrPort]string{nobody: "", echoPackets(t): "?"} {
+		lease, err := l.Reserve(Wish{Owner: "a", Proto: "udp", HostIP: loop, To4: to, RelayAll: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("udp", netip.AddrPortFrom(loop, lease.Port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := exchange(t, c, "?"); got != want {
+			t.Errorf("relay to %s: %q, want %q", to, got, want)
+		}
+		_ = c.Close()
 	}
 }

@@ -15,9 +15,9 @@ import (
 // dialTimeout bounds the wait for a container that does not answer.
 const dialTimeout = 10 * time.Second
 
-// relay listens on at and passes each connection on to the other family's address. It
-// lives as long as the lease's sockets; bytes are moved by splice(2).
-func (l *Ledger) relay(lease *Lease, at, to netip.AddrPort) error {
+// relayConnections listens on TCP port at and passes each connection on to another address.
+// It lives as long as the lease's sockets; bytes are moved by splice(2).
+func (l *Ledger) relayConnections(lease *Lease, at, to netip.AddrPort) error {
 	ln, err := portlock.Listen(at)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
-// The stock buildx, which the tests build with: .ci/deps makes bin/docker-buildx of it.
-module strata/ci/buildx
+module strata/ci/plugins/buildx
 
-go 1.26.3
+go 1.26.8
 
 require (
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	units "github.com/docker/go-units"
 	"github.com/moby/moby/api/types/image"
 	"github.com/urfave/cli/v2"
@@ -15,6 +14,7 @@ import (
 	"strata/pkg/cliapp"
 	"strata/pkg/client"
 	"strata/pkg/cliformat"
+	"strata/pkg/imageref"
 )
 
 func imagesCommand(s *session) cliapp.Command {
@@ -147,15 +147,11 @@ func cutTag(s string) (repository, tag string, ok bool) {
 	if s == none+":"+none {
 		return "", "", false
 	}
-	named, err := reference.ParseNormalizedNamed(s)
-	if err != nil {
+	named, err := imageref.Parse(s)
+	if err != nil || named.Tag == "" {
 		return "", "", false
 	}
-	tagged, ok := named.(reference.Tagged)
-	if !ok {
-		return "", "", false
-	}
-	return reference.FamiliarName(named), tagged.Tag(), true
+	return named.Familiar(), named.Tag, true
 }
 
 func cutDigest(s string) (repository, digest string, ok bool) {

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/urfave/cli/v2"
 
 	"strata/pkg/cliapp"
 	"strata/pkg/client"
 	"strata/pkg/dockerconfig"
+	"strata/pkg/imageref"
 	"strata/pkg/progress"
 	"strata/pkg/term"
 )
@@ -32,17 +32,17 @@ func pullCommand(s *session) cliapp.Command {
 }
 
 func (s *session) pull(ctx context.Context, c *cli.Context) error {
-	named, err := parseReference(c.Args().First())
+	named, err := imageref.Parse(c.Args().First())
 	if err != nil {
 		return err
 	}
-	if c.Bool("all-tags") && !reference.IsNameOnly(named) {
+	if c.Bool("all-tags") && !named.Bare() {
 		return fmt.Errorf("tag can't be used with --all-tags/-a")
 	}
-	if !c.Bool("all-tags") && reference.IsNameOnly(named) {
-		named = reference.TagNameOnly(named)
-		if tagged, ok := named.(reference.Tagged); ok && !c.Bool("quiet") {
-			fmt.Fprintf(s.stdout, "Using default tag: %s\n", tagged.Tag())
+	if !c.Bool("all-tags") && named.Bare() {
+		named = named.Tagged()
+		if !c.Bool("quiet") {
+			fmt.Fprintf(s.stdout, "Using default tag: %s\n", named.Tag)
 		}
 	}
 	api, err := s.api()
@@ -66,7 +66,7 @@ type pullOptions struct {
 
 // pullImage fetches an image and shows how far it is.
 func (s *session) pullImage(ctx context.Context, api *client.Client, name string, opts pullOptions) error {
-	named, err := parseReference(name)
+	named, err := imageref.Parse(name)
 	if err != nil {
 		return err
 	}
@@ -76,14 +76,11 @@ func (s *session) pullImage(ctx context.Context, api *client.Client, name string
 	}
 	tag := ""
 	if !opts.all {
-		switch ref := reference.TagNameOnly(named).(type) {
-		case reference.Digested:
-			tag = ref.Digest().String()
-		case reference.Tagged:
-			tag = ref.Tag()
+		if tag = named.Digest; tag == "" {
+			tag = named.Tagged().Tag
 		}
 	}
-	body, err := api.ImagePull(ctx, reference.FamiliarName(named), tag, opts.platform, auth)
+	body, err := api.ImagePull(ctx, named.Familiar(), tag, opts.platform, auth)
 	if err != nil {
 		return err
 	}

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/distribution/reference"
 	"github.com/urfave/cli/v2"
 
 	"strata/pkg/cliapp"
+	"strata/pkg/imageref"
 	"strata/pkg/progress"
 )
 
@@ -30,28 +30,27 @@ func pushCommand(s *session) cliapp.Command {
 }
 
 func (s *session) push(ctx context.Context, c *cli.Context) error {
-	named, err := parseReference(c.Args().First())
+	named, err := imageref.Parse(c.Args().First())
 	if err != nil {
 		return err
 	}
 	tag := ""
 	switch {
 	case c.Bool("all-tags"):
-		if !reference.IsNameOnly(named) {
+		if !named.Bare() {
 			return errors.New("tag can't be used with --all-tags/-a")
 		}
 	default:
-		if reference.IsNameOnly(named) {
-			named = reference.TagNameOnly(named)
+		if named.Bare() {
+			named = named.Tagged()
 			if !c.Bool("quiet") {
 				fmt.Fprintln(s.stdout, "Using default tag: latest")
 			}
 		}
-		tagged, ok := named.(reference.Tagged)
-		if !ok {
+		if named.Tag == "" {
 			return errors.New("cannot push a digest reference")
 		}
-		tag = tagged.Tag()
+		tag = named.Tag
 	}
 	auth, err := s.registryAuth(ctx, credentialServer(named))
 	if err != nil {
@@ -61,7 +60,7 @@ func (s *session) push(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := api.ImagePush(ctx, reference.FamiliarName(named), tag, c.String("platform"), auth)
+	body, err := api.ImagePush(ctx, named.Familiar(), tag, c.String("platform"), auth)
 	if err != nil {
 		return err
 	}

@@ -387,3 +387,66 @@ func refused(t *testing.T, s *harness.Stack) {
 		t.Errorf("a target made of another: %+v", r)
 	}
 }
+
+// TestOldClientBuilds builds with Debian's docker, which has BuildKit's protocol built in: a
+// session, and POST /build of version 2.
+func TestOldClientBuilds(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN --mount=type=secret,id=tok wc -c </run/secrets/tok >/length\nFROM busybox:test\nCOPY --from=make /length /\nCOPY a /\n", "a": "from the session\n", "tok": "12345"})
+	run := func(args ...string) harness.Result {
+		cmd := s.Command(stockClient, append([]string{"build"}, args...)...)
+		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=1", "BUILDKIT_PROGRESS=plain", "DOCKER_CONFIG="+t.TempDir())
+		return s.Run(cmd)
+	}
+	r := run("--secret", "id=tok,src="+filepath.Join(dir, "tok"), "-t", "old", dir)
+	if r.Code != 0 || !strings.Contains(r.Stderr, "[make 2/2] RUN --mount=type=secret,id=tok") {
+		t.Fatalf("%+v\n%s", r, s.Logs())
+	}
+	if got := s.OK("engine", "run", "--rm", "old", "cat", "/length", "/a"); got != "5\nfrom the session" {
+		t.Errorf("the image says %q", got)
+	}
+	out := t.TempDir()
+	if r := run("--secret", "id=tok,src="+filepath.Join(dir, "tok"), "-o", out, dir); r.Code != 0 {
+		t.Errorf("%+v", r)
+	}
+	if data, err := os.ReadFile(filepath.Join(out, "length")); err != nil || string(data) != "5\n" {
+		t.Errorf("output: %q, %v", data, err)
+	}
+	if r := run(project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN exit 4\n"})); r.Code == 0 || !strings.Contains(r.Stderr, "did not complete successfully: exit code: 4") {
+		t.Errorf("a command that fails: %+v", r)
+	}
+}
+
+// TestStockDaemonBuildsForUs builds with our client and Debian's dockerd.
+func TestStockDaemonBuildsForUs(t *testing.T) {
+	s := harness.New(t)
+	docker := stockDocker(t, s)
+	if out, err := docker("load", "-i", s.BusyboxArchive()).CombinedOutput(); err != nil {
+		t.Fatalf("load: %v\n%s", err, out)
+	}
+	engine := func(args ...string) (string, error) {
+		cmd := docker(args...)
+		cmd.Args[slices.Index(cmd.Args, stockClient)] = harness.Bin(t, "engine")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=secret,id=tok wc -c </run/secrets/tok >/length\nCOPY a /d/\n", "a": "ours\n", "b": strings.Repeat("x", 1<<20), "tok": "12345", ".dockerignore": "b\n"})
+	out, err := engine("build", "--network", "none", "--secret", "id=tok,src="+filepath.Join(dir, "tok"), "-t", "ours", dir)
+	if err != nil || !strings.Contains(out, "[2/3] RUN --mount=type=secret,id=tok") || !strings.Contains(out, "built sha256:") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if got, err := docker("run", "--rm", "--network", "none", "ours", "cat", "/length", "/d/a").CombinedOutput(); err != nil || string(got) != "5\nours\n" {
+		t.Errorf("the image says %q, %v", got, err)
+	}
+	to := t.TempDir()
+	if out, err := engine("build", "--network", "none", "--secret", "id=tok,src="+filepath.Join(dir, "tok"), "-o", to, dir); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if data, err := os.ReadFile(filepath.Join(to, "d/a")); err != nil || string(data) != "ours\n" {
+		t.Errorf("output: %q, %v", data, err)
+	}
+	if out, err := engine("build", "--network", "none", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN exit 4\n"})); err == nil || !strings.Contains(out, "exit code: 4") {
+		t.Errorf("a command that fails: %v\n%s", err, out)
+	}
+}

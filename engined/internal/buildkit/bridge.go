@@ -81,7 +81,7 @@ func (b bridge) Solve(ctx context.Context, req *gatewaypb.SolveRequest) (*gatewa
 	if err != nil {
 		return nil, err
 	}
-	if j.session, err = j.findSession(ctx); err != nil {
+	if err := j.attach(ctx); err != nil {
 		return nil, err
 	}
 	r, err := j.frontend(ctx, req.Frontend, req.FrontendOpt, inputs)

@@ -21,8 +21,10 @@ func resultDefinition(id string) (*controlpb.Definition, error) {
 	if err != nil {
 		return nil, err
 	}
-	end, err := proto.Marshal(&controlpb.Op{Inputs: []*controlpb.Input{{Digest: digest.FromBytes(source).String()}}})
-	return &controlpb.Definition{Def: [][]byte{source, end}}, err
+	name := digest.FromBytes(source).String()
+	end, err := proto.Marshal(&controlpb.Op{Inputs: []*controlpb.Input{{Digest: name}}})
+	// Without metadata a client takes it for nothing.
+	return &controlpb.Definition{Def: [][]byte{source, end}, Metadata: map[string]*controlpb.OpMetadata{name: {}}}, err
 }
 
 // localOf returns the client's directory that a definition consists of: one source

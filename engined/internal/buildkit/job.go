@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/status"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/buildkit/session"
@@ -28,7 +29,9 @@ type job struct {
 	req      *controlpb.SolveRequest
 	story    *story
 	cancel   context.CancelCauseFunc
-	session  *session.Session
+	attached sync.Once
+	session  *session.Session // after attach; nil if the client has none
+	noClient error            // why there is no session; after attach
 	body     io.Reader                     // the context, if it came with the request
 	returned chan *gatewaypb.ReturnRequest // what the client's frontend ends with; room for one
 
@@ -59,7 +62,7 @@ func (s *Service) solve(ctx context.Context, req *controlpb.SolveRequest) (*cont
 }
 
 // Solve is Control.Solve for who speaks no gRPC, and Status in one: tell is called with what
-// happens. body, if not nil, is the context, a tar. Errors are gRPC's.
+// happens. body, if not nil, is the context, a tar. Errors are for people.
 func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body io.Reader, tell func(*controlpb.StatusResponse) error) (map[string]string, error) {
 	j, ctx, err := s.begin(ctx, req)
 	if err != nil {
@@ -73,6 +76,9 @@ func (s *Service) Solve(ctx context.Context, req *controlpb.SolveRequest, body i
 	}()
 	resp, err := s.finish(ctx, j)
 	<-told
+	if err != nil {
+		err = errors.New(status.Convert(err).Message())
+	}
 	return resp, err
 }
 
@@ -95,8 +101,7 @@ func (j *job) run(ctx context.Context) (map[string]string, map[string]string, er
 	if len(j.req.SourcePolicy) > 0 {
 		return nil, nil, fmt.Errorf("a source policy: %w", errdefs.ErrNotImplemented)
 	}
-	var err error
-	if j.session, err = j.findSession(ctx); err != nil {
+	if err := j.attach(ctx); err != nil {
 		return nil, nil, err
 	}
 	if j.session != nil {
@@ -113,13 +118,18 @@ func (j *job) run(ctx context.Context) (map[string]string, map[string]string, er
 	return j.await(ctx)
 }
 
-func (j *job) findSession(ctx context.Context) (*session.Session, error) {
-	if j.req.Session == "" {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	return j.s.sessions.Get(ctx, j.req.Session)
+// attach finds the client's session, which may be about to come. Solve and the bridge both
+// need it.
+func (j *job) attach(ctx context.Context) error {
+	j.attached.Do(func() {
+		if j.req.Session == "" {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		j.session, j.noClient = j.s.sessions.Get(ctx, j.req.Session)
+	})
+	return j.noClient
 }
 
 // errGone is why a build ends whose client does.

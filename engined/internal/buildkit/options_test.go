@@ -160,7 +160,7 @@ func TestErrorsSayWhereInTheDockerfile(t *testing.T) {
 
 func TestStoriesAreToldFromTheBeginning(t *testing.T) {
 	s := newStory("test")
-	v := &dockerfile.Vertex{Name: "RUN x", Run: &dockerfile.Run{}}
+	v := &dockerfile.Vertex{Name: "RUN x", Run: &dockerfile.Run{}, Stage: "stage-0"}
 	s.Planned([]*dockerfile.Plan{{Vertices: []*dockerfile.Vertex{v}}})
 	s.Started(v, "")
 	s.Output(v, []byte("one\n"), false)

@@ -302,6 +302,9 @@ func (s *story) Ended(v *dockerfile.Vertex, how build.Ending) {
 	if pv.Completed != nil {
 		return // as part of something above it
 	}
+	if how.Cached {
+		s.cachedBelow(v)
+	}
 	now := time.Now()
 	if pv.Started == nil || how.Cached {
 		pv.Started = timestamppb.New(now.Add(-how.Took))
@@ -309,9 +312,6 @@ func (s *story) Ended(v *dockerfile.Vertex, how build.Ending) {
 	pv.Completed, pv.Cached = timestamppb.New(now), how.Cached
 	if how.Err != nil {
 		pv.Error = errorText(how.Err)
-	}
-	if how.Cached {
-		s.cachedBelow(v)
 	}
 	s.tellVertex(pv)
 }
@@ -327,8 +327,9 @@ func (s *story) cachedBelow(v *dockerfile.Vertex) {
 		if pv.Started != nil {
 			continue
 		}
-		pv.Started, pv.Completed, pv.Cached = timestamppb.Now(), timestamppb.Now(), true
+		pv.Started = timestamppb.Now() // nobody comes here again
 		s.cachedBelow(in)
+		pv.Started, pv.Completed, pv.Cached = timestamppb.Now(), timestamppb.Now(), true
 		s.tellVertex(pv)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"strata/pkg/buildkit/controlpb"
@@ -76,8 +75,7 @@ func (a buildAPI) buildByKit(w http.ResponseWriter, r *request) error {
 		return err
 	})
 	if err != nil {
-		text := status.Convert(err).Message()
-		out.write(progressMessage{Error: &progressError{Message: text}, Message: text})
+		out.write(progressMessage{Error: &progressError{Message: err.Error()}, Message: err.Error()})
 		return nil
 	}
 	if id := resp["containerimage.config.digest"]; id != "" {

@@ -53,17 +53,22 @@ func Put(ctx context.Context, root string, t Tree, items []Item, p Placement) er
 			return err
 		}
 	}
-	return w.write(func(tw *tar.Writer) error {
+	rest, bulk := w.split(plain)
+	err = w.write(func(tw *tar.Writer) error {
 		if err := w.directories(tw); err != nil {
 			return err
 		}
-		for i := range plain {
-			if err := w.item(tw, &plain[i]); err != nil {
-				return fmt.Errorf("copy %q: %w", plain[i].Source, err)
+		for i := range rest {
+			if err := w.item(tw, &rest[i]); err != nil {
+				return fmt.Errorf("copy %q: %w", rest[i].Source, err)
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return w.writeBulk(bulk)
 }
 
 // Mkdir makes directory name and those above it that are missing, all for owner, in the

@@ -334,3 +334,29 @@ func TestManyFilesArriveAsFewDo(t *testing.T) {
 		t.Errorf("twice: %v", err)
 	}
 }
+
+func TestAnArchiveThatUnpacksToTooMuchIsRefused(t *testing.T) {
+	var bomb bytes.Buffer
+	zw := gzip.NewWriter(&bomb)
+	_, _ = zw.Write(archiveOf(t, file{name: "zeros", text: strings.Repeat("\x00", 4<<20)}))
+	_ = zw.Close()
+	if bomb.Len() > 64<<10 {
+		t.Fatalf("the bomb has %d bytes", bomb.Len())
+	}
+	c, err := Receive(bytes.NewReader(archiveOf(t, file{name: "bomb.tar.gz", text: bomb.String()})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	items, err := Select(c, Wish{Sources: []string{"bomb.tar.gz"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}
+	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true, MaxUnpacked: 1 << 20}); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("Put = %v", err)
+	}
+	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true}); err != nil {
+		t.Errorf("Put = %v", err)
+	}
+}

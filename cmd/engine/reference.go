@@ -23,7 +23,7 @@ func parseReference(s string) (reference.Named, error) {
 func splitReference(s string) (repository, tag string, err error) {
 	named, err := parseReference(s)
 	if err != nil {
-		return "", "", fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", s, err) //nolint:staticcheck // docker's words
+		return "", "", fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", s, err) // docker's words
 	}
 	if _, ok := named.(reference.Digested); ok {
 		return "", "", fmt.Errorf("reference %q: a digest cannot be given here: %w", s, errdefs.ErrInvalidArgument)

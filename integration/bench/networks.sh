@@ -117,10 +117,10 @@ memory_ours=$(($(port_memory "$engined") - before))
 one_more() { for _ in $(seq "$network_runs"); do elapsed 20 $(run_true "$1" -p 8080:80) || true; done | middle; }
 next_ours=$(one_more "${clients[0]}")
 most=9 # thousands more
-[ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 24000 ] || most=$((($(ulimit -Hn) - 1000) / 2000 - 1)) # a port holds two descriptors
+[ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 13000 ] || most=$((($(ulimit -Hn) - 4000) / 1000)) # a port holds a descriptor for each family
 more=()
 for i in $(seq "$most"); do
-	more+=("$(engine run -d -p "$((22000 + i * 1000))-$((22999 + i * 1000)):1000-1999" bench:1 /bin/sleep 10000)")
+	more+=("$(engine run -d -p "0.0.0.0:$((22000 + i * 1000))-$((22999 + i * 1000)):1000-1999" bench:1 /bin/sleep 10000)")
 done
 last_ours=$(one_more "${clients[0]}")
 gone_ours=$(elapsed 60 ${clients[0]} rm -f thousand)

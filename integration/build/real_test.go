@@ -12,41 +12,24 @@ import (
 	"strata/integration/harness"
 )
 
-// door is a way to build.
-type door struct {
-	name    string
-	command func(s *harness.Stack, args ...string) *exec.Cmd
-}
-
-var doors = []door{
-	{"engine build", func(s *harness.Stack, args ...string) *exec.Cmd {
-		return s.Command("engine", append([]string{"build"}, args...)...)
-	}},
-	{"docker build, classic", func(s *harness.Stack, args ...string) *exec.Cmd {
-		cmd := s.Command("docker", append([]string{"build"}, args...)...)
-		cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=0")
-		return cmd
-	}},
-}
-
 // realBuildTime bounds a build that installs packages.
 const realBuildTime = 10 * time.Minute
 
-// through builds the same directory through each door, and hands each image to check. The
-// first door's build has everything to do; what the others do comes of the cache.
+// through builds the same directory with each client, and hands each image to check. The
+// first one's build has everything to do; what the others do comes of the cache.
 func through(t *testing.T, s *harness.Stack, name string, args []string, dir string, check func(t *testing.T, image string)) {
 	t.Helper()
-	for i, d := range doors {
-		image := name + ":" + string(rune('a'+i))
-		cmd := d.command(s, append(append([]string{"-t", image}, args...), dir)...)
+	for _, client := range clients {
+		image := name + ":" + client
+		cmd := command(s, client, append(append([]string{"-t", image}, args...), dir)...)
 		start := time.Now()
 		timer := time.AfterFunc(realBuildTime, func() { _ = cmd.Process.Kill() })
 		out, err := cmd.CombinedOutput()
 		timer.Stop()
 		if err != nil {
-			t.Fatalf("%s: %v\n%s\n%s", d.name, err, out, s.Logs())
+			t.Fatalf("%s: %v\n%s\n%s", client, err, out, s.Logs())
 		}
-		t.Logf("%s: %v", d.name, time.Since(start).Round(time.Millisecond))
+		t.Logf("%s: %v", client, time.Since(start).Round(time.Millisecond))
 		check(t, image)
 	}
 }
@@ -104,7 +87,7 @@ func main() {
 `
 
 func goProgram(t *testing.T, s *harness.Stack) {
-	goroot := output(t, "go", "env", "GOROOT")
+	goroot := said(t, "go", "env", "GOROOT")
 	imported(t, s, "golang:test", exec.Command("tar", "-c", "--sort=name",
 		"--exclude=*_test.go", "--exclude=testdata", "--transform", "s,^bin/go,usr/local/go/bin/go,;s,^\\(src\\|pkg\\|go.env\\|VERSION\\),usr/local/go/\\1,",
 		"-C", busyboxRoot(t), "./bin", "./etc", "./root", "./tmp",
@@ -120,12 +103,12 @@ func goProgram(t *testing.T, s *harness.Stack) {
 			sums += line
 		}
 	}
-	version := output(t, "go", "list", "-m", "-f", "{{.Version}}", "golang.org/x/sys")
+	version := said(t, "go", "list", "-m", "-f", "{{.Version}}", "golang.org/x/sys")
 	dir := project(t, map[string]string{
 		"Dockerfile": goFile, "main.go": goMain, "go.sum": sums,
 		"go.mod": "module hello\n\ngo 1.26.0\n\nrequire golang.org/x/sys " + version + "\n",
 	})
-	proxy := "http://" + mirror(t, s, "https://proxy.golang.org", filepath.Join(output(t, "go", "env", "GOMODCACHE"), "cache/download"))
+	proxy := "http://" + mirror(t, s, "https://proxy.golang.org", filepath.Join(said(t, "go", "env", "GOMODCACHE"), "cache/download"))
 	args := []string{"--network", "host", "--build-arg", "GOPROXY=" + proxy}
 	through(t, s, "hello", args, dir, func(t *testing.T, image string) {
 		if got, want := s.OK("docker", "run", "--rm", "--network", "none", image), "hello world on Linux as 1000, files [app]"; got != want {
@@ -159,7 +142,7 @@ func nodeApp(t *testing.T, s *harness.Stack) {
 		t.Skip("needs node and npm")
 	}
 	needsMirror(t, "the npm registry", "https://registry.npmjs.org/left-pad")
-	npm, err := filepath.EvalSymlinks(output(t, "sh", "-c", "command -v npm"))
+	npm, err := filepath.EvalSymlinks(said(t, "sh", "-c", "command -v npm"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,8 +213,8 @@ func debian(t *testing.T, s *harness.Stack) {
 	})
 }
 
-// output runs a program of this machine and returns what it says.
-func output(t *testing.T, name string, args ...string) string {
+// said runs a program of this machine and returns what it says.
+func said(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).Output()
 	if err != nil {
@@ -277,7 +260,7 @@ func busyboxRoot(t *testing.T) string {
 func libraries(t *testing.T, program string) []string {
 	t.Helper()
 	var out []string
-	for line := range strings.Lines(output(t, "ldd", program)) {
+	for line := range strings.Lines(said(t, "ldd", program)) {
 		for _, word := range strings.Fields(line) {
 			if strings.HasPrefix(word, "/") {
 				out = append(out, word)

@@ -220,7 +220,7 @@ func rate(t *testing.T, netns string) {
 type prober struct {
 	dns, http, published atomic.Int64 // that succeeded
 	mu                   sync.Mutex
-	failures  []string
+	failures             []string
 }
 
 func (p *prober) failed(format string, args ...any) {

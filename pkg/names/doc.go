@@ -9,8 +9,9 @@
 // A File is small and one container's own: where to listen, whom to ask about the rest of
 // the world, which networks. The members of a network are in a [Network] file which all its
 // containers share, so that a container that comes or goes costs one file, however many
-// look at it. Both are JSON, replaced by rename; readers look at them again when a stat(2)
-// says that they are others. (No inotify: a user may have 128 instances of it.)
+// look at it. Both are JSON, replaced by rename; readers look at them again when a stat(2),
+// once in a millisecond at most, says that they are others. (No inotify: a user may have
+// 128 instances of it.)
 //
 // Start reading at [File], then [Store.View].
 package names

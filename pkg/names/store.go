@@ -14,10 +14,16 @@ import (
 type Store struct {
 	path string
 
-	mu   sync.Mutex
-	seen map[string]stamp // of the files that view was made of
-	view *View
+	mu      sync.Mutex
+	seen    map[string]stamp // of the files that view was made of
+	checked time.Time        // when they were last compared with the disk
+	view    *View
 }
+
+// trust is how long a View is believed without a look at the disk. A look costs as much as
+// the rest of an answer, and nobody who was told of a change can ask sooner. Our measurement,
+// 2026-11: 10 µs for two files.
+const trust = time.Millisecond
 
 // stamp tells a version of a file from others: files are replaced, never written into.
 type stamp struct {
@@ -36,11 +42,16 @@ func Open(path string) (*Store, error) {
 	return s, nil
 }
 
-// View returns what the files say now. While the File cannot be read, what it said last
+// View returns what the files say now, or said at most a millisecond ago. While the File cannot be read, what it said last
 // stays; a Network that cannot be read has no members.
 func (s *Store) View() *View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
+	if s.view != nil && now.Sub(s.checked) < trust {
+		return s.view
+	}
+	s.checked = now
 	if s.view != nil && s.fresh() {
 		return s.view
 	}

@@ -45,21 +45,14 @@ func joinAgent(ctx context.Context, near net.Conn, id string, agents Agents) {
 		return
 	}
 	defer func() { _ = far.Close() }() // nobody waits for it
-	ended := make(chan struct{}, 2)    // one for each direction
+	stop := context.AfterFunc(ctx, func() { _, _ = near.Close(), far.Close() })
+	defer stop()
+	var wg sync.WaitGroup
 	for _, c := range [][2]net.Conn{{near, far}, {far, near}} {
-		go func() {
-			_, _ = io.Copy(c[0], c[1]) // an end, however it came
-			ended <- struct{}{}
-		}()
+		wg.Go(func() {
+			_, _ = io.Copy(c[0], c[1])       // an end, however it came
+			_, _ = near.Close(), far.Close() // ends the other direction
+		})
 	}
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
-	_, _ = near.Close(), far.Close() // ends the other direction
-	select {
-	case <-ended:
-	default:
-		<-ended
-	}
+	wg.Wait()
 }

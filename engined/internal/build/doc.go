@@ -17,11 +17,17 @@
 // commit, and the snapshot is named by its chain id, so that an image that was built is
 // unpacked already.
 //
+// A [Request] has one graph for each platform; what is equal in them is solved once. Files
+// come from contexts ([Source]) when a vertex needs them, and only what the graphs take. The
+// results become images, an index of them with attestations, archives, or files at the
+// client ([Output], [Sink]); records travel in BuildKit's cache format ([CacheOption]) and
+// are adopted, layer by layer, where the cache here has missed.
+//
 // The package refuses to know HTTP, and what a client's terminal looks like: it tells an
 // [Observer] what happens.
 //
 // On disk, below the data root: build.db (records and aliases, see cache.go), build/cache
-// (cache mounts), build/tmp (contexts without a name).
+// (cache mounts), build/tmp (contexts without a name, checkouts of git).
 //
 // Start reading at [Service.Build].
 package build

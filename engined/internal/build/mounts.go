@@ -90,7 +90,7 @@ func (s *Service) sweepMounts() error {
 
 // runMounts makes the mounts of a RUN ready. Variables that secrets set are returned, too.
 func (b *builder) runMounts(ctx context.Context, w *work) (out []spec.Mount, env []string, err error) {
-	next := 0
+	next, agent := 0, false
 	for i := range w.v.Run.Mounts {
 		m := &w.v.Run.Mounts[i]
 		var from *Record
@@ -116,8 +116,8 @@ func (b *builder) runMounts(ctx context.Context, w *work) (out []spec.Mount, env
 			}
 		case dockerfile.MountSSH:
 			var kv string
-			if sm, kv, err = b.sshMount(ctx, w, m); kv != "" && len(env) == 0 {
-				env = append(env, kv)
+			if sm, kv, err = b.sshMount(ctx, w, m); kv != "" && !agent {
+				env, agent = append(env, kv), true
 			}
 		}
 		if err != nil {

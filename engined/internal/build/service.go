@@ -41,8 +41,8 @@ type Config struct {
 // DefaultKeep is how much cache stays, in bytes.
 const DefaultKeep = 20 << 30
 
-// limits of a build context.
-var contextLimits = files.Limits{Bytes: 64 << 30, Entries: 10_000_000}
+// limits of a build context: its index is in memory, about 400 bytes for a file.
+var contextLimits = files.Limits{Bytes: 64 << 30, Entries: 2_000_000}
 
 // Service builds images. It is safe for concurrent use.
 type Service struct {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -272,5 +273,90 @@ func TestCapabilitiesOfFilesAreCopiedAndCount(t *testing.T) {
 	n, err := syscall.Getxattr(filepath.Join(dst, "copied"), "security.capability", got)
 	if err != nil || !bytes.Equal(got[:n], capability) {
 		t.Errorf("capability of the copy: %x, %v", got[:max(n, 0)], err)
+	}
+}
+
+// TestManyFilesArriveAsFewDo puts the same files into directories that Put makes itself,
+// which goes side by side, and into those that are there, one by one.
+func TestManyFilesArriveAsFewDo(t *testing.T) {
+	var list []file
+	for i := range 40 {
+		dir := fmt.Sprintf("d%d/", i)
+		list = append(list, file{name: dir, kind: tar.TypeDir, mode: 0o2750, at: 1000}, file{name: dir + "link", link: "f1", kind: tar.TypeSymlink, at: 2000})
+		for j := range 10 {
+			list = append(list, file{name: fmt.Sprintf("%sf%d", dir, j), text: strings.Repeat("x", i*j), mode: []int64{0o644, 0o4755, 0o600}[j%3], at: int64(3000 + j)})
+		}
+	}
+	c, err := Receive(bytes.NewReader(archiveOf(t, list...)), t.TempDir(), Limits{Bytes: 1 << 20, Entries: 10000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	items, err := Select(c, Wish{Sources: []string{"/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Placement{Dest: "/to/", Owner: &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}}
+	look := func(root string) string {
+		var out strings.Builder
+		tree, err := OpenRoot(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tree.Close() }()
+		found, err := Select(tree, Wish{Sources: []string{"/to"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range found {
+			fmt.Fprintln(&out, it.Rel, it.Mode, it.UID, it.Size, it.Link, it.ModTime.Unix())
+		}
+		return out.String()
+	}
+	fresh, there := t.TempDir(), t.TempDir()
+	for i := range 40 {
+		if err := os.MkdirAll(filepath.Join(there, "to", fmt.Sprintf("d%d", i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, root := range []string{fresh, there} {
+		if err := Put(t.Context(), root, c, items, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, want := look(fresh), look(there)
+	if got != want || strings.Count(got, "\n") != 40*12 {
+		t.Errorf("side by side:\n%s\none by one:\n%s", got, want)
+	}
+	// One source upon the other: the last wins.
+	twice := append(append([]Item(nil), items...), items...)
+	if err := Put(t.Context(), t.TempDir(), c, twice, p); err != nil {
+		t.Errorf("twice: %v", err)
+	}
+}
+
+func TestAnArchiveThatUnpacksToTooMuchIsRefused(t *testing.T) {
+	var bomb bytes.Buffer
+	zw := gzip.NewWriter(&bomb)
+	_, _ = zw.Write(archiveOf(t, file{name: "zeros", text: strings.Repeat("\x00", 4<<20)}))
+	_ = zw.Close()
+	if bomb.Len() > 64<<10 {
+		t.Fatalf("the bomb has %d bytes", bomb.Len())
+	}
+	c, err := Receive(bytes.NewReader(archiveOf(t, file{name: "bomb.tar.gz", text: bomb.String()})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	items, err := Select(c, Wish{Sources: []string{"bomb.tar.gz"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &archive.Owner{UID: os.Getuid(), GID: os.Getgid()}
+	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true, MaxUnpacked: 1 << 20}); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("Put = %v", err)
+	}
+	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true}); err != nil {
+		t.Errorf("Put = %v", err)
 	}
 }

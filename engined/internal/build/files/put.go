@@ -23,7 +23,12 @@ type Placement struct {
 	Owner  *archive.Owner                   // nil keeps the items' own
 	Mode   func(perm int64, dir bool) int64 // nil keeps the items' own
 	Unpack bool                             // archives among the sources are extracted
+	// MaxUnpacked bounds what one archive has in it, in bytes; zero means DefaultMaxUnpacked.
+	MaxUnpacked int64
 }
+
+// DefaultMaxUnpacked is how much one archive may have in it, in bytes.
+const DefaultMaxUnpacked = 64 << 30
 
 // Put writes items of t into the root filesystem mounted at root. Errors are of class
 // ErrInvalidArgument where a directory is to become a file or the other way round.
@@ -53,17 +58,22 @@ func Put(ctx context.Context, root string, t Tree, items []Item, p Placement) er
 			return err
 		}
 	}
-	return w.write(func(tw *tar.Writer) error {
+	rest, bulk := w.split(plain)
+	err = w.write(func(tw *tar.Writer) error {
 		if err := w.directories(tw); err != nil {
 			return err
 		}
-		for i := range plain {
-			if err := w.item(tw, &plain[i]); err != nil {
-				return fmt.Errorf("copy %q: %w", plain[i].Source, err)
+		for i := range rest {
+			if err := w.item(tw, &rest[i]); err != nil {
+				return fmt.Errorf("copy %q: %w", rest[i].Source, err)
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return w.writeBulk(bulk)
 }
 
 // Mkdir makes directory name and those above it that are missing, all for owner, in the
@@ -243,13 +253,54 @@ func (w *placer) unpack(items []Item) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = archive.Write(w.root, w.dest, f, archive.WriteOptions{Owner: w.p.Owner})
+		err = w.extract(f)
 		_ = f.Close() // only read
 		if err != nil {
 			return nil, fmt.Errorf("unpack %q: %w", it.Source, err)
 		}
 	}
 	return rest, nil
+}
+
+// extract writes an archive into the destination. One that is larger than it may be is an
+// error of class ErrResourceExhausted.
+func (w *placer) extract(r io.Reader) error {
+	plain, err := compression.NewReader(bufio.NewReader(r))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = plain.Close() }() // only read
+	most := w.p.MaxUnpacked
+	if most == 0 {
+		most = DefaultMaxUnpacked
+	}
+	b := &budget{ctx: w.ctx, r: plain, left: most}
+	err = archive.Write(w.root, w.dest, b, archive.WriteOptions{Owner: w.p.Owner})
+	if b.err != nil {
+		return b.err // what the extractor made of it says less
+	}
+	return err
+}
+
+// budget is a reader that refuses to give more than so much.
+type budget struct {
+	ctx  context.Context //nolint:containedctx // of one call of extract
+	r    io.Reader
+	left int64
+	err  error
+}
+
+// Read implements io.Reader.
+func (b *budget) Read(p []byte) (int, error) {
+	if b.err = b.ctx.Err(); b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		b.err = fmt.Errorf("the archive has more in it than an ADD may unpack: %w", errdefs.ErrResourceExhausted)
+		return 0, b.err
+	}
+	return n, err
 }
 
 // isArchive reports whether r is a tar, perhaps compressed. ErrNotImplemented for a

@@ -108,7 +108,7 @@ func goProgram(t *testing.T, s *harness.Stack) {
 		"Dockerfile": goFile, "main.go": goMain, "go.sum": sums,
 		"go.mod": "module hello\n\ngo 1.26.0\n\nrequire golang.org/x/sys " + version + "\n",
 	})
-	proxy := "http://" + mirror(t, s, "https://proxy.golang.org", filepath.Join(said(t, "go", "env", "GOMODCACHE"), "cache/download"))
+	proxy := "http://" + mirror(t, s, goProxy(t), filepath.Join(said(t, "go", "env", "GOMODCACHE"), "cache/download"))
 	args := []string{"--network", "host", "--build-arg", "GOPROXY=" + proxy}
 	through(t, s, "hello", args, dir, func(t *testing.T, image string) {
 		if got, want := s.OK("docker", "run", "--rm", "--network", "none", image), "hello world on Linux as 1000, files [app]"; got != want {
@@ -141,7 +141,8 @@ func nodeApp(t *testing.T, s *harness.Stack) {
 	if err != nil {
 		t.Skip("needs node and npm")
 	}
-	needsMirror(t, "the npm registry", "https://registry.npmjs.org/left-pad")
+	upstream := strings.TrimSuffix(said(t, "npm", "config", "get", "registry"), "/")
+	needsMirror(t, "the npm registry", upstream+"/left-pad")
 	npm, err := filepath.EvalSymlinks(said(t, "sh", "-c", "command -v npm"))
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +159,7 @@ func nodeApp(t *testing.T, s *harness.Stack) {
 		"package.json": `{"name":"app","version":"1.0.0","dependencies":{"left-pad":"1.3.0"}}`,
 		"index.js":     "console.log(require('left-pad')('node', 8, '.'), process.getuid(), require('fs').existsSync('node_modules/wrong'))\n",
 	})
-	registry := "http://" + mirror(t, s, "https://registry.npmjs.org", "")
+	registry := "http://" + mirror(t, s, upstream, "")
 	through(t, s, "app", []string{"--network", "host", "--build-arg", "REGISTRY=" + registry}, dir, func(t *testing.T, image string) {
 		if got, want := s.OK("docker", "run", "--rm", "--network", "none", image), "....node 65534 false"; got != want {
 			t.Errorf("%s says %q, want %q", image, got, want)
@@ -182,7 +183,7 @@ CMD ["nginx", "-g", "daemon off;"]
 `
 
 func debian(t *testing.T, s *harness.Stack) {
-	const packages = "http://deb.debian.org/debian"
+	packages := aptMirror(t)
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		t.Fatalf("%v: .ci/deps installs it", err)
 	}
@@ -211,6 +212,26 @@ func debian(t *testing.T, s *harness.Stack) {
 			t.Errorf("left in the image: %s", left)
 		}
 	})
+}
+
+// goProxy is where this machine gets modules from, and aptMirror where its packages of
+// bookworm come from.
+func goProxy(t *testing.T) string {
+	t.Helper()
+	proxy, _, _ := strings.Cut(said(t, "go", "env", "GOPROXY"), ",")
+	if !strings.HasPrefix(proxy, "http") {
+		t.Fatalf("GOPROXY begins with %q, want the address of a module proxy", proxy)
+	}
+	return proxy
+}
+
+func aptMirror(t *testing.T) string {
+	t.Helper()
+	site, _, _ := strings.Cut(said(t, "apt-get", "indextargets", "--format", "$(SITE)", "Codename: bookworm"), "\n")
+	if site == "" {
+		t.Skip("needs Debian bookworm's packages among apt's sources")
+	}
+	return site
 }
 
 // said runs a program of this machine and returns what it says.

@@ -87,7 +87,7 @@ vm: build ## the story in a Debian VM with systemd and cgroup v2
 
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yml
-	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run
 
 .PHONY: fmt
 fmt: ## format the tree

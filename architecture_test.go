@@ -185,7 +185,7 @@ func TestEveryPackageIntroducesItself(t *testing.T) {
 }
 
 // A row of the walk: | n | [file](file) | `Func`, `Func` | what one sees |.
-var walkRow = regexp.MustCompile("(?m)^\\| \\d+ \\| \\[([^]]+)\\]\\([^)]+\\) \\| ([^|]+) \\|")
+var walkRow = regexp.MustCompile(`(?m)^\| \d+ \| \[([^]]+)\]\([^)]+\) \| ([^|]+) \|`)
 
 func TestTheWalkLeadsThroughCodeThatExists(t *testing.T) {
 	page, err := os.ReadFile("ARCHITECTURE.md")

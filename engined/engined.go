@@ -179,7 +179,7 @@ func follow(ctx context.Context, sup *supervisor.Client, ctrs *containers.Servic
 			}
 		})
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an orderly end
 		}
 		if !said {
 			said = true

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -171,7 +172,7 @@ func (w processFlags) apply(p *specs.Process) error {
 		}
 	}
 	for _, list := range w.gids {
-		for _, g := range strings.Split(list, ",") {
+		for g := range strings.SplitSeq(list, ",") {
 			n, err := strconv.ParseUint(g, 10, 31)
 			if err != nil {
 				return fmt.Errorf("additional gid %q: %w", g, errdefs.ErrInvalidArgument)
@@ -276,9 +277,7 @@ func execCgroup(st *state.State, list []string) (*cgroups.Manager, error) {
 		return nil, nil
 	}
 	paths := map[string]string{}
-	for k, v := range st.Cgroup.Paths {
-		paths[k] = v
-	}
+	maps.Copy(paths, st.Cgroup.Paths)
 	for _, c := range list {
 		names, sub, both := strings.Cut(c, ":")
 		if !both {
@@ -315,7 +314,7 @@ func subCgroup(paths, own map[string]string, names, sub string) error {
 		}
 		return nil
 	}
-	for _, k := range strings.Split(names, ",") {
+	for k := range strings.SplitSeq(names, ",") {
 		if err := set(k); err != nil {
 			return err
 		}

@@ -188,7 +188,7 @@ func homeBelow(root string, uid uint32) (string, error) {
 	// Non-blocking: an image may have a fifo there.
 	f, err := r.OpenFile("etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return "/", nil //nolint:nilerr // an image without the file is common; "/" is the default
+		return "/", nil // an image without the file is common; "/" is the default
 	}
 	defer f.Close()
 	return homeIn(f, uid), nil

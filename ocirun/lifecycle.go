@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -168,12 +169,7 @@ func (a *app) kill(args []string) error {
 }
 
 func hasNamespace(st *state.State, t specs.LinuxNamespaceType) bool {
-	for _, n := range st.Config.Namespaces {
-		if n == t {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(st.Config.Namespaces, t)
 }
 
 // parseSignal takes a number, a name with or without SIG, and RTMIN+n.
@@ -280,7 +276,7 @@ func (a *app) killAndWait(st *state.State) error {
 	}
 	fd, err := unix.PidfdOpen(st.PID, 0)
 	if err != nil {
-		return nil //nolint:nilerr // it is gone
+		return nil // it is gone
 	}
 	defer unix.Close(fd)
 	if err := signalInit(st, unix.SIGKILL); err != nil {

@@ -207,7 +207,7 @@ func (a *app) verb(ctx context.Context, verb string, args []string) error {
 		_, err := io.WriteString(a.cfg.Stdout, usage)
 		return err
 	}
-	return fmt.Errorf("No help topic for '%s'", verb) //nolint:revive,staticcheck // callers know these words
+	return fmt.Errorf("No help topic for '%s'", verb) //nolint:staticcheck // callers know these words
 }
 
 // printVersion has runc's three lines: go-runc wants "runc version " in front, and

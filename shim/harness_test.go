@@ -166,13 +166,14 @@ func describe(t *testing.T, e *types.Envelope) string {
 	if err != nil {
 		t.Fatalf("event %s: %v", e.GetTopic(), err)
 	}
-	s := e.GetTopic()
+	var s strings.Builder
+	s.WriteString(e.GetTopic())
 	for _, name := range []string{"container_id", "id", "exec_id", "exit_status"} {
 		if f := m.ProtoReflect().Descriptor().Fields().ByTextName(name); f != nil && m.ProtoReflect().Has(f) {
-			s += fmt.Sprintf(" %v", m.ProtoReflect().Get(f))
+			s.WriteString(fmt.Sprintf(" %v", m.ProtoReflect().Get(f)))
 		}
 	}
-	return s
+	return s.String()
 }
 
 // shimProc is a running shim and a client of it.

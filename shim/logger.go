@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,7 +40,7 @@ func Logger(ctx context.Context, args []string) error {
 	}
 	ready := os.NewFile(loggerReady, "ready")
 	// One byte and the end: what both generations of the protocol wait for.
-	if _, err := ready.Write([]byte{0}); err != nil && err != io.ErrClosedPipe {
+	if _, err := ready.Write([]byte{0}); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		return fmt.Errorf("tell that the logger is ready: %w", err)
 	}
 	if err := ready.Close(); err != nil {

@@ -67,7 +67,7 @@ func explainContainer(s *storage.Storage) grpcapi.ContainerExplainer {
 		out = append(out, tasks.Object{Kind: "snapshot", ID: c.SnapshotKey, Detail: "snapshotter " + c.Snapshotter, Layer: layer})
 		sn, err := snapshotterOf(s, c.Snapshotter)
 		if err != nil {
-			return out, nil // Doctor's business
+			return out, nil //nolint:nilerr // Doctor's business
 		}
 		mounts, err := sn.Mounts(ctx, c.SnapshotKey)
 		if err != nil {

@@ -220,7 +220,7 @@ func TestContainerRestartsAndIsExplained(t *testing.T) {
 	}
 	want := "create start exit delete create start exit"
 	var got []string
-	for range strings.Fields(want) {
+	for range strings.FieldsSeq(want) {
 		ev, err := events.Recv()
 		if err != nil {
 			t.Fatalf("after %v: %v", got, err)

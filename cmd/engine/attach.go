@@ -86,11 +86,11 @@ func (s *session) redraw(ctx context.Context, resize func(ctx context.Context, h
 func attachable(st *container.State) error {
 	switch {
 	case st == nil || !st.Running:
-		return errors.New("You cannot attach to a stopped container, start it first")
+		return errors.New("You cannot attach to a stopped container, start it first") //nolint:staticcheck // docker's words
 	case st.Paused:
-		return errors.New("You cannot attach to a paused container, unpause it first")
+		return errors.New("You cannot attach to a paused container, unpause it first") //nolint:staticcheck // docker's words
 	case st.Restarting:
-		return errors.New("You cannot attach to a restarting container, wait until it is running")
+		return errors.New("You cannot attach to a restarting container, wait until it is running") //nolint:staticcheck // docker's words
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func usageRows(du system.DiskUsage) []usageRow {
 	return rows
 }
 
-func newUsageRow(kind string, total, active, size, reclaimable int64, percent bool) usageRow {
+func newUsageRow(kind string, total, active, size, reclaimable int64, percent bool) usageRow { //nolint:revive // the parts of one thing, used once
 	r := usageRow{
 		Type: kind, TotalCount: strconv.FormatInt(total, 10), Active: strconv.FormatInt(active, 10),
 		Size: units.HumanSize(float64(size)), Reclaimable: units.HumanSize(float64(reclaimable)),

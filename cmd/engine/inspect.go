@@ -62,7 +62,7 @@ func (s *session) inspectAny(ctx context.Context, c *cli.Context) error {
 				return e, err
 			}
 		}
-		return cliformat.Element{}, fmt.Errorf("Error: No such object: %s", name) //nolint:staticcheck // docker's words
+		return cliformat.Element{}, fmt.Errorf("Error: No such object: %s", name) // docker's words
 	})
 }
 

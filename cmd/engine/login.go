@@ -80,7 +80,7 @@ func (s *session) promptCredential(cred *dockerconfig.Credential) error {
 		return nil
 	}
 	if !term.IsTerminal(s.stdin) {
-		return errors.New("Error: Cannot perform an interactive login from a non TTY device") //nolint:staticcheck // docker's words
+		return errors.New("Error: Cannot perform an interactive login from a non TTY device") // docker's words
 	}
 	if cred.Username == "" {
 		fmt.Fprint(s.stdout, "Username: ")

@@ -68,7 +68,7 @@ func (s *session) onePort(name string, ports network.PortMap, want string) error
 	}
 	bindings := ports[port]
 	if len(bindings) == 0 {
-		return fmt.Errorf("Error: No public port '%s' published for %s", want, name) //nolint:staticcheck // docker's words
+		return fmt.Errorf("Error: No public port '%s' published for %s", want, name) // docker's words
 	}
 	for _, b := range bindings {
 		fmt.Fprintln(s.stdout, hostAddress(b))

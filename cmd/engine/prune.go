@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	units "github.com/docker/go-units"
@@ -62,9 +63,7 @@ func (p pruner) images(ctx context.Context, f client.Filters, all bool) (uint64,
 	if all {
 		own["dangling"] = map[string]bool{"false": true}
 	}
-	for k, v := range f {
-		own[k] = v
-	}
+	maps.Copy(own, f)
 	r, err := p.api.ImagesPrune(ctx, own)
 	var lines []string
 	for _, d := range r.ImagesDeleted {

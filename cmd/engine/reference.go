@@ -13,7 +13,7 @@ import (
 func splitReference(s string) (repository, tag string, err error) {
 	named, err := imageref.Parse(s)
 	if err != nil {
-		return "", "", fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", s, err) //nolint:staticcheck // docker's words
+		return "", "", fmt.Errorf("Error parsing reference: %q is not a valid repository/tag: %w", s, err) // docker's words
 	}
 	if named.Digest != "" {
 		return "", "", fmt.Errorf("reference %q: a digest cannot be given here: %w", s, errdefs.ErrInvalidArgument)

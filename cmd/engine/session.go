@@ -107,9 +107,9 @@ func (s *session) before(ctx context.Context, c *cli.Context) (context.Context, 
 // globalHosts reads -H of the tool, also below a command that has a "host" flag of its own.
 func globalHosts(c *cli.Context) []string {
 	lineage := c.Lineage()
-	for i := len(lineage) - 1; i >= 0; i-- {
-		if lineage[i].Command != nil && lineage[i].IsSet("host") {
-			return lineage[i].StringSlice("host")
+	for _, v := range slices.Backward(lineage) {
+		if v.Command != nil && v.IsSet("host") {
+			return v.StringSlice("host")
 		}
 	}
 	return nil
@@ -284,7 +284,7 @@ func (s *session) confirm(question string) (bool, error) {
 	fmt.Fprintf(s.stdout, "%s [y/N] ", question)
 	var answer string
 	if _, err := fmt.Fscanln(s.stdin, &answer); err != nil && answer == "" {
-		return false, nil //nolint:nilerr // no answer is no
+		return false, nil // no answer is no
 	}
 	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), nil
 }

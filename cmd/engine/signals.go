@@ -105,6 +105,7 @@ func forwarded(sig syscall.Signal) bool {
 	switch sig {
 	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU:
 		return false
+	default:
+		return true
 	}
-	return true
 }

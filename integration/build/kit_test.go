@@ -34,6 +34,7 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("an SSH agent is reached from a command that asks for it", func(t *testing.T) { agents(t, s.For(t)) })
 	t.Run("a context and a Dockerfile come from standard input", func(t *testing.T) { standardInput(t, s.For(t)) })
 	t.Run("a Dockerfile may be elsewhere, with an ignore file of its own", func(t *testing.T) { elsewhere(t, s.For(t)) })
+	t.Run("cache and images are kept in directories of the client", func(t *testing.T) { layouts(t, s.For(t)) })
 	t.Run("the linter is asked without a build", func(t *testing.T) { lint(t, s.For(t)) })
 	t.Run("files of the result say what was built", func(t *testing.T) { resultFiles(t, s.For(t)) })
 	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })
@@ -250,6 +251,42 @@ func elsewhere(t *testing.T, s *harness.Stack) {
 		if out := plain(t, s, client, "--no-cache", "-f", filepath.Join(files, "x.Dockerfile"), dir); !strings.Contains(out, ".dockerignore a ") {
 			t.Errorf("%s:\n%s", client, out)
 		}
+	}
+}
+
+// layouts are served by the stock buildx only.
+func layouts(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid >/once\n"})
+	cache := filepath.Join(t.TempDir(), "cache")
+	mustBuild(t, s, "buildx", "--no-cache", "--cache-to", "type=local,dest="+cache, "-t", "cached:1", dir)
+	if _, err := os.Stat(filepath.Join(cache, "index.json")); err != nil {
+		t.Errorf("the cache has no index: %v", err)
+	}
+	s.OK("engine", "builder", "prune", "-af")
+	if out := plain(t, s, "buildx", "--cache-from", "type=local,src="+cache, "-t", "cached:2", dir); !strings.Contains(out, "CACHED") {
+		t.Errorf("the cache was of no use:\n%s", out)
+	}
+	if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
+		t.Errorf("the step ran again: %s, %s", one, two)
+	}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	both := project(t, map[string]string{"Dockerfile": "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY a /\n", "a": "in the layout\n"})
+	mustBuild(t, s, "buildx", "--platform", "linux/amd64,linux/arm64", "-o", "type=oci,dest="+archive, both)
+	layout := t.TempDir()
+	if out, err := exec.Command("tar", "-C", layout, "-xf", archive).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	raw, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &index)
+	}
+	if err != nil || len(index.Manifests) != 1 {
+		t.Fatalf("index %s, %v", raw, err)
+	}
+	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
+	if out := plain(t, s, "buildx", "--build-context", "base=oci-layout://"+layout+"@"+index.Manifests[0].Digest, user); !strings.Contains(out, "in the layout\n") {
+		t.Errorf("an OCI layout as a context:\n%s", out)
 	}
 }
 

@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -28,8 +29,8 @@ func (s *Stack) Add(fn func()) { s.undo = append(s.undo, fn) }
 // Clean runs the functions, last added first, and forgets them. It does nothing
 // after Release.
 func (s *Stack) Clean() {
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		s.undo[i]()
+	for _, v := range slices.Backward(s.undo) {
+		v()
 	}
 	s.undo = nil
 }

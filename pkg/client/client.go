@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -52,7 +53,6 @@ type Client struct {
 
 	mu      sync.Mutex
 	version string // negotiated; empty until the first call
-	ping    Ping
 }
 
 // Ping is what a daemon says about itself in the headers of /_ping.
@@ -226,9 +226,7 @@ func (c *Client) newRequest(ctx context.Context, r request, version string) (*ht
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	for k, vs := range r.header {
-		req.Header[k] = vs
-	}
+	maps.Copy(req.Header, r.header)
 	if c.opts.UserAgent != "" {
 		req.Header.Set("User-Agent", c.opts.UserAgent)
 	}

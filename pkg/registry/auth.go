@@ -262,10 +262,7 @@ func fetchToken(ctx context.Context, hc *http.Client, c challenge, cred Credenti
 	if t.Token == "" {
 		return token{}, "", fmt.Errorf("token service %s sent no token: %w", req.URL.Host, errdefs.ErrUnauthenticated)
 	}
-	life := time.Duration(t.ExpiresIn) * time.Second
-	if life < tokenLifetime {
-		life = tokenLifetime
-	}
+	life := max(time.Duration(t.ExpiresIn)*time.Second, tokenLifetime)
 	return token{t.Token, time.Now().Add(life - tokenMargin)}, t.RefreshToken, nil
 }
 

@@ -180,7 +180,7 @@ type sinkError struct{ error }
 func (e sinkError) Unwrap() error { return e.error }
 
 // fetchFrom repeats attempts as long as they make progress or may do so later.
-func (r *Repository) fetchFrom(ctx context.Context, h host, u *url.URL, desc ocispec.Descriptor, w Sink, progress func(int64), attempts int) error {
+func (r *Repository) fetchFrom(ctx context.Context, h host, u *url.URL, desc ocispec.Descriptor, w Sink, progress func(int64), attempts int) error { //nolint:revive // the parts of one thing, used once
 	b := backoff{limit: attempts}
 	for {
 		before, err := w.Offset()
@@ -227,7 +227,7 @@ func (r *Repository) fetchFrom(ctx context.Context, h host, u *url.URL, desc oci
 }
 
 // fetchOnce asks for the closed range from offset on and copies it.
-func (r *Repository) fetchOnce(ctx context.Context, h host, u *url.URL, desc ocispec.Descriptor, w Sink, offset int64, progress func(int64)) error {
+func (r *Repository) fetchOnce(ctx context.Context, h host, u *url.URL, desc ocispec.Descriptor, w Sink, offset int64, progress func(int64)) error { //nolint:revive // the parts of one thing, used once
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c := call{method: http.MethodGet, url: u, header: http.Header{"Accept": {desc.MediaType, "*/*"}}, scopes: []string{scope(r.path, "pull")}}

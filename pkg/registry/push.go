@@ -64,7 +64,7 @@ func (r *Repository) PushBlob(ctx context.Context, desc ocispec.Descriptor, src 
 	return how, nil
 }
 
-func (r *Repository) pushBlobTo(ctx context.Context, h host, desc ocispec.Descriptor, src io.ReaderAt, sources []string, progress func(int64)) (Pushed, error) {
+func (r *Repository) pushBlobTo(ctx context.Context, h host, desc ocispec.Descriptor, src io.ReaderAt, sources []string, progress func(int64)) (Pushed, error) { //nolint:revive // the parts of one thing, used once
 	there, err := r.has(ctx, h, desc, "blobs")
 	if err != nil {
 		return 0, err
@@ -139,7 +139,7 @@ func next(resp *http.Response) (*url.URL, error) {
 
 // upload sends the blob in one PUT. If that breaks off, it asks how far the registry got
 // and goes on with PATCHes.
-func (r *Repository) upload(ctx context.Context, h host, desc ocispec.Descriptor, src io.ReaderAt, location *url.URL, progress func(int64)) error {
+func (r *Repository) upload(ctx context.Context, h host, desc ocispec.Descriptor, src io.ReaderAt, location *url.URL, progress func(int64)) error { //nolint:revive // the parts of one thing, used once
 	body := func(from int64) func() (io.Reader, error) {
 		return func() (io.Reader, error) {
 			return &counted{r: io.NewSectionReader(src, from, desc.Size-from), n: from, fn: progress}, nil
@@ -194,7 +194,7 @@ func (r *Repository) uploadStatus(ctx context.Context, h host, location *url.URL
 	_, last, ok := strings.Cut(resp.Header.Get("Range"), "-")
 	end, err := strconv.ParseInt(last, 10, 64)
 	if !ok || err != nil || end <= 0 { // "0-0" is nothing or one byte: begin again
-		return 0, location, nil
+		return 0, location, nil //nolint:nilerr // said above
 	}
 	return end + 1, location, nil
 }

@@ -428,7 +428,6 @@ type uploads struct {
 	got     []byte
 	breaks  int
 	mount   string
-	stored  map[string][]byte
 	started int
 }
 

@@ -29,6 +29,9 @@ func (c control) Solve(ctx context.Context, req *controlpb.SolveRequest) (*contr
 
 // Status implements controlpb.ControlServer.
 func (c control) Status(req *controlpb.StatusRequest, stream controlpb.Control_StatusServer) error {
+	if j := c.s.known(req.Ref); j != nil {
+		return j.story.follow(stream.Context(), stream.Send)
+	}
 	if events, ok := c.s.history.events(req.Ref); ok {
 		for _, e := range events {
 			if err := stream.Send(e); err != nil {
@@ -187,7 +190,9 @@ func (s *Service) running() []*controlpb.BuildHistoryRecord {
 	defer s.mu.Unlock()
 	var out []*controlpb.BuildHistoryRecord
 	for _, j := range s.jobs {
-		out = append(out, j.record(j.began, nil, nil, nil))
+		if !j.ended {
+			out = append(out, j.record(j.began, nil, nil, nil))
+		}
 	}
 	return out
 }

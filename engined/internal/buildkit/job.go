@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/status"
 
 	"strata/engined/internal/build"
@@ -26,17 +27,19 @@ type job struct {
 	s        *Service
 	ref      string
 	began    time.Time
+	ended    bool // guarded by the Service's mu
 	req      *controlpb.SolveRequest
 	story    *story
 	cancel   context.CancelCauseFunc
 	attached sync.Once
-	session  *session.Session // after attach; nil if the client has none
-	noClient error            // why there is no session; after attach
+	session  *session.Session              // after attach; nil if the client has none
+	noClient error                         // why there is no session; after attach
 	body     io.Reader                     // the context, if it came with the request
 	returned chan *gatewaypb.ReturnRequest // what the client's frontend ends with; room for one
 
 	mu      sync.Mutex
-	results map[string]*result // by the reference that the bridge gave them
+	results map[string]*result  // by the reference that the bridge gave them
+	cache   *ocispec.Descriptor // that was exported to the client; nil for none
 }
 
 // result is a build that the bridge was asked for. It is made when its files are asked for,
@@ -257,7 +260,10 @@ func (j *job) export(ctx context.Context, r *result) (map[string]string, error) 
 		return nil, err
 	}
 	res, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = outputs })
-	return res.Response, err
+	if err != nil {
+		return nil, err
+	}
+	return j.tellCache(res.Response)
 }
 
 // evaluate builds a result without any output.

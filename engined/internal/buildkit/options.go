@@ -185,10 +185,11 @@ func (j *job) setCaches(attrs map[string]string, req *build.Request) error {
 	for _, e := range j.req.GetCache().GetExports() {
 		req.CacheTo = append(req.CacheTo, build.CacheOption{Type: e.Type, Attrs: e.Attrs})
 	}
-	for _, list := range [][]build.CacheOption{req.CacheFrom, req.CacheTo} {
+	// A client's store is called as its directory is.
+	for dir, list := range map[string][]build.CacheOption{"src": req.CacheFrom, "dest": req.CacheTo} {
 		for i := range list {
 			if list[i].Type == build.CacheLocal {
-				list[i].Blobs = j.blobs("local:" + list[i].Attrs["store"])
+				list[i].Blobs = j.blobs("local:" + list[i].Attrs[dir])
 			}
 		}
 	}

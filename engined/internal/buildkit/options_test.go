@@ -210,3 +210,22 @@ func FuzzDefinition(f *testing.F) {
 func statusOf(url string, value []byte) *spb.Status {
 	return &spb.Status{Code: int32(codes.Unknown), Message: "x", Details: []*anypb.Any{{TypeUrl: url, Value: value}}}
 }
+
+func TestABuildThatIsOverAtOnceCanBeAskedAbout(t *testing.T) {
+	s := &Service{jobs: map[string]*job{}}
+	req := &controlpb.SolveRequest{Ref: "x"}
+	j, _, err := s.begin(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.begin(t.Context(), req); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second build of one reference: %v", err)
+	}
+	s.end(j)
+	if s.known("x") != j || len(s.running()) != 0 {
+		t.Error("the build is not known, or runs")
+	}
+	if _, _, err := s.begin(t.Context(), req); err != nil {
+		t.Errorf("the reference is not free: %v", err)
+	}
+}

@@ -145,7 +145,7 @@ func (s *Service) begin(ctx context.Context, req *controlpb.SolveRequest) (*job,
 	j := &job{s: s, ref: req.Ref, began: time.Now(), req: req, story: newStory(req.Ref), cancel: cancel, returned: make(chan *gatewaypb.ReturnRequest, 1), results: map[string]*result{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.jobs[j.ref]; ok {
+	if old, ok := s.jobs[j.ref]; ok && !old.ended {
 		cancel(nil)
 		return nil, nil, fmt.Errorf("build %s: %w", j.ref, errdefs.ErrAlreadyExists)
 	}
@@ -157,13 +157,28 @@ func (s *Service) begin(ctx context.Context, req *controlpb.SolveRequest) (*job,
 	return j, ctx, nil
 }
 
-// end forgets a job; those who follow its story read to its end.
+// end ends a job; those who follow its story read to its end. A client may ask for the story
+// of a build that was over at once, so that the job is known for a while.
 func (s *Service) end(j *job) {
-	s.mu.Lock()
-	delete(s.jobs, j.ref)
-	s.mu.Unlock()
 	j.cancel(nil)
 	j.story.end()
+	s.mu.Lock()
+	j.ended = true
+	s.mu.Unlock()
+	time.AfterFunc(patience, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.jobs[j.ref] == j {
+			delete(s.jobs, j.ref)
+		}
+	})
+}
+
+// known returns the job of a reference, if there is one.
+func (s *Service) known(ref string) *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.jobs[ref]
 }
 
 // job returns the job of a reference, which may be about to begin. ErrNotFound if there is
@@ -192,9 +207,7 @@ func (s *Service) job(ctx context.Context, ref string) (*job, error) {
 
 // Cancel ends a build. ErrNotFound if there is none of that reference.
 func (s *Service) Cancel(ref string) error {
-	s.mu.Lock()
-	j := s.jobs[ref]
-	s.mu.Unlock()
+	j := s.known(ref)
 	if j == nil {
 		return fmt.Errorf("no build is called %s: %w", ref, errdefs.ErrNotFound)
 	}

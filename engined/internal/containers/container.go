@@ -71,8 +71,7 @@ type runtimeInfo struct {
 	oom        bool          // the kernel's killer was here since the last start
 	delay      time.Duration // before the last automatic restart
 	retry      *time.Timer   // an automatic restart of ours that waits
-	execStart  time.Time
-	userCached bool // the user files of the image are still those of the container
+	userCached bool          // the user files of the image are still those of the container
 }
 
 func newContainer(d *store.Definition, st State) *Container {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -295,9 +296,7 @@ func (s *Service) fillLog(h *container.HostConfig) {
 		h.LogConfig.Config = map[string]string{}
 	}
 	if h.LogConfig.Type == s.cfg.Log.Type && len(h.LogConfig.Config) == 0 {
-		for k, v := range s.cfg.Log.Config {
-			h.LogConfig.Config[k] = v
-		}
+		maps.Copy(h.LogConfig.Config, s.cfg.Log.Config)
 	}
 }
 

@@ -91,6 +91,7 @@ func (s *Service) handle(ctx context.Context, c *Container, f taskFact) {
 		if st.Status == Paused {
 			s.markPaused(ctx, c, evResumed)
 		}
+	default:
 	}
 }
 

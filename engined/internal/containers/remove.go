@@ -50,6 +50,7 @@ func (s *Service) refuseRemoval(c *Container, st State) error {
 		word, advice = "paused", "unpause and then stop the container before removing or force remove"
 	case Restarting:
 		word = "restarting"
+	default:
 	}
 	return fmt.Errorf("cannot remove container %q: container is %s: %s: %w", "/"+c.Definition().Name, word, advice, errdefs.ErrConflict)
 }

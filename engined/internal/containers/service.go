@@ -3,6 +3,7 @@ package containers
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -254,9 +255,7 @@ func (s *Service) publish(c *Container, action string, more ...string) {
 // attributes as pairs.
 func ContainerEvent(d *store.Definition, action string, more ...string) events.Event {
 	attrs := map[string]string{}
-	for k, v := range d.Config.Labels {
-		attrs[k] = v
-	}
+	maps.Copy(attrs, d.Config.Labels)
 	attrs["image"], attrs["name"] = d.Config.Image, d.Name
 	for i := 0; i+1 < len(more); i += 2 {
 		attrs[more[i]] = more[i+1]

@@ -47,6 +47,7 @@ func (s *Service) Start(ctx context.Context, ref string) (changed bool, err erro
 		return false, fmt.Errorf("container is marked for removal and cannot be started: %w", errdefs.ErrConflict)
 	case Restarting:
 		s.cancelRetry(c)
+	default:
 	}
 	c.setInfo(func(i *runtimeInfo) { i.delay = 0 })
 	return true, s.start(ctx, c, 0)

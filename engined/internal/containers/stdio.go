@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -110,9 +111,7 @@ func (s *Service) logTo(u *shimio.URI, d *store.Definition) error {
 	if lc.Type == "local" {
 		opts = map[string]string{"max-size": "20m", "max-file": "5", "compress": "true"}
 	}
-	for k, v := range lc.Config {
-		opts[k] = v
-	}
+	maps.Copy(opts, lc.Config)
 	if v := opts["max-size"]; v != "" && v != "-1" {
 		n, err := units.RAMInBytes(v)
 		if err != nil {
@@ -193,9 +192,6 @@ func expandTag(d *store.Definition, tag string) string {
 		"{{.DaemonName}}", "docker",
 	).Replace(tag)
 }
-
-// readableLogs reports whether the container's log driver can be read.
-func readableLogs(lc container.LogConfig) bool { return lc.Type != "none" }
 
 // RemoveStreams removes what a container's or an exec's streams have left behind.
 func (s *Service) RemoveStreams(id string) {

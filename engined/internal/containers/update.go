@@ -73,7 +73,7 @@ func (s *Service) Update(ctx context.Context, ref string, u container.UpdateConf
 	d.Host = &host
 	if u.RestartPolicy.Name != "" {
 		if host.AutoRemove && u.RestartPolicy.Name != container.RestartPolicyDisabled {
-			return nil, fmt.Errorf("Restart policy cannot be updated because AutoRemove is enabled for the container: %w", errdefs.ErrConflict) //nolint:staticcheck // dockerd's words
+			return nil, fmt.Errorf("Restart policy cannot be updated because AutoRemove is enabled for the container: %w", errdefs.ErrConflict) // dockerd's words
 		}
 		host.RestartPolicy = u.RestartPolicy
 	}

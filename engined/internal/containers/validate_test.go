@@ -11,8 +11,6 @@ import (
 	"github.com/moby/moby/api/types/network"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func TestValidateHasDockersWords(t *testing.T) {
 	s := &Service{cfg: Config{Log: container.LogConfig{Type: "json-file"}}}
 	for _, tt := range []struct {

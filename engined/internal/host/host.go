@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -186,12 +187,7 @@ func (h *Host) cgroups(info *system.Info, cfg Config) {
 		info.CgroupVersion = "2"
 		list := strings.Fields(readTrimmed("/sys/fs/cgroup/cgroup.controllers"))
 		has = func(controller string) bool {
-			for _, c := range list {
-				if c == controller {
-					return true
-				}
-			}
-			return false
+			return slices.Contains(list, controller)
 		}
 	}
 	info.MemoryLimit, info.SwapLimit = has("memory"), has("memory") && cfg.Cgroup.Swap

@@ -16,7 +16,6 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
-	"github.com/moby/moby/api/types/strslice"
 
 	"strata/engined/internal/containers"
 	"strata/engined/internal/networks"
@@ -36,8 +35,8 @@ type sandboxes interface {
 // createBody is the body of POST /containers/create, with what only old clients send.
 type createBody struct {
 	*container.Config
-	Cmd              strslice.StrSlice
-	Entrypoint       strslice.StrSlice
+	Cmd              []string
+	Entrypoint       []string
 	MacAddress       string
 	HostConfig       *container.HostConfig
 	NetworkingConfig *network.NetworkingConfig
@@ -161,6 +160,7 @@ func statusText(c *containers.Container, now time.Time) string {
 				text += " (health: starting)"
 			case container.Healthy, container.Unhealthy:
 				text += " (" + string(h.Status) + ")"
+			case container.NoHealthcheck:
 			}
 		}
 		return text

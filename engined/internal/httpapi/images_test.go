@@ -20,7 +20,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"strata/engined/internal/events"
 	"strata/engined/internal/images"
 	"strata/engined/internal/supervisor/supervisortest"
 )
@@ -33,7 +32,6 @@ type imagesServer struct {
 	sup  *supervisortest.Supervisor
 	svc  *images.Service
 	uses []images.Use
-	log  *events.Log
 }
 
 type pingTable struct{}
@@ -298,7 +296,7 @@ func TestProgressIsDockersStream(t *testing.T) {
 	s.mustDocker(t, "rmi", "x:1", reg+"/x:1")
 	_, body = s.call(t, "POST", "/images/create?fromImage="+reg+"/x&tag=1", nil)
 	var got []string
-	for _, l := range strings.Split(strings.TrimSuffix(body, "\r\n"), "\r\n") {
+	for l := range strings.SplitSeq(strings.TrimSuffix(body, "\r\n"), "\r\n") {
 		var m struct {
 			Status, ID     string
 			ProgressDetail *struct{ Current, Total int64 }

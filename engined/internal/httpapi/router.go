@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"regexp"
@@ -232,9 +233,7 @@ func newRouter(header http.Header, tables ...[]route) *router {
 // ServeHTTP implements http.Handler.
 func (rt *router) ServeHTTP(rw http.ResponseWriter, hr *http.Request) {
 	w := &trackingWriter{ResponseWriter: rw}
-	for k, v := range rt.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), rt.header)
 	defer func() {
 		switch p := recover(); p {
 		case nil:

@@ -116,7 +116,7 @@ func treeSize(ctx context.Context, dir string) int64 {
 			return filepath.SkipAll
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // said above
 		}
 		info, err := e.Info()
 		if err != nil {

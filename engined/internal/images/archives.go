@@ -149,7 +149,7 @@ func familiar(name string) string {
 func (s *Service) loadEmbedded(ctx context.Context, ref string) (bool, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return false, nil //nolint:nilerr // not a name: nothing to load
+		return false, nil // not a name: nothing to load
 	}
 	r, ok := s.hooks.Embedded(reference.TagNameOnly(named).String())
 	if !ok {

@@ -143,7 +143,7 @@ func expose(c *v1.DockerOCIImageConfig, s string, bad func(string) error) error 
 	if c.ExposedPorts == nil {
 		c.ExposedPorts = map[string]struct{}{}
 	}
-	for _, w := range strings.Fields(s) {
+	for w := range strings.FieldsSeq(s) {
 		ports, proto, ok := strings.Cut(w, "/")
 		if !ok {
 			proto = "tcp"

@@ -105,11 +105,11 @@ func (s *Service) allTags(ctx context.Context, named reference.Named, auth Auth)
 func pullError(ref reference.Named, err error) error {
 	switch {
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
-		return fmt.Errorf("pull access denied for %s, repository does not exist or may require 'docker login': %v: %w", reference.FamiliarName(ref), err, errdefs.ErrNotFound) // dockerd answers 404
+		return fmt.Errorf("pull access denied for %s, repository does not exist or may require 'docker login': %w: %w", reference.FamiliarName(ref), err, errdefs.ErrNotFound) // dockerd answers 404
 	case errdefs.IsNotFound(err) && strings.Contains(err.Error(), "no match for platform"):
 		return err
 	case errdefs.IsNotFound(err):
-		return fmt.Errorf("manifest for %s not found: manifest unknown: %v: %w", reference.FamiliarString(ref), err, errdefs.ErrNotFound) // the class is said once
+		return fmt.Errorf("manifest for %s not found: manifest unknown: %w: %w", reference.FamiliarString(ref), err, errdefs.ErrNotFound) // the class is said once
 	}
 	return err
 }

@@ -259,7 +259,7 @@ func (s *Service) read(ctx context.Context, desc ocispec.Descriptor, wanted []oc
 			}
 			err = errors.Join(err, cerr)
 		}
-		return Image{}, fmt.Errorf("%v: %w", err, errdefs.ErrNotFound) // whatever the entries lack, the image is not here
+		return Image{}, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound) // whatever the entries lack, the image is not here
 	}
 	raw, err = s.sup.ReadContent(ctx, doc.Config.Digest, manifest.MaxConfigSize)
 	if err != nil {

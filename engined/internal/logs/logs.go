@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -190,8 +191,8 @@ func (r *reader) flushMarker() error {
 func (r *reader) tail(ctx context.Context, files []*source) error {
 	var found []jsonlog.Record // newest first
 	lines := 0
-	for i := len(files) - 1; i >= 0; i-- {
-		enough, err := files[i].backward(func(line []byte) bool {
+	for _, v := range slices.Backward(files) {
+		enough, err := v.backward(func(line []byte) bool {
 			if r.opts.Tail == 0 {
 				return false
 			}
@@ -218,12 +219,12 @@ func (r *reader) tail(ctx context.Context, files []*source) error {
 			break
 		}
 	}
-	for i := len(found) - 1; i >= 0; i-- {
+	for _, v := range slices.Backward(found) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		r.last.advance(found[i].Time)
-		if err := r.give(found[i]); err != nil {
+		r.last.advance(v.Time)
+		if err := r.give(v); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -91,9 +92,7 @@ func MergeEnv(base, override []string) []string {
 // rlimits are the daemon's defaults with the container's own over them.
 func rlimits(r Request) []specs.POSIXRlimit {
 	byName := map[string]*container.Ulimit{}
-	for name, u := range r.Ulimits {
-		byName[name] = u
-	}
+	maps.Copy(byName, r.Ulimits)
 	for _, u := range r.Host.Ulimits {
 		byName[u.Name] = u
 	}

@@ -143,9 +143,7 @@ func sysctls(r Request) map[string]string {
 		out["net.ipv4.ip_unprivileged_port_start"] = "0"
 		out["net.ipv4.ping_group_range"] = "0 2147483647"
 	}
-	for k, v := range r.Host.Sysctls {
-		out[k] = v
-	}
+	maps.Copy(out, r.Host.Sysctls)
 	if len(out) == 0 {
 		return nil
 	}

@@ -14,8 +14,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-func ptr[T any](v T) *T { return &v }
-
 // request is a container that asks for nothing, with docker's defaults filled in.
 func request(edit func(*Request)) Request {
 	r := Request{
@@ -45,7 +43,7 @@ func TestSpecsAreTheReviewedOnes(t *testing.T) {
 		"default": nil,
 		"limits": func(r *Request) {
 			r.Host.Resources = container.Resources{
-				Memory: 32 << 20, MemorySwap: 64 << 20, MemoryReservation: 16 << 20, NanoCPUs: 5e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: ptr(int64(50)),
+				Memory: 32 << 20, MemorySwap: 64 << 20, MemoryReservation: 16 << 20, NanoCPUs: 5e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: new(int64(50)),
 				Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 100, Hard: 200}}, DeviceCgroupRules: []string{"c 1:* rw"}, BlkioWeight: 300,
 			}
 			r.Ulimits = map[string]*container.Ulimit{"nofile": {Name: "nofile", Soft: 1, Hard: 1}, "nproc": {Name: "nproc", Soft: 5, Hard: 6}}

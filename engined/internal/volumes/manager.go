@@ -339,7 +339,6 @@ func (m *Manager) Prune(ctx context.Context, match func(Volume) bool) (names []s
 		}
 		err = m.Remove(ctx, v.Name, false)
 		if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
-			err = nil
 			continue // in use by now, or gone
 		}
 		if err != nil {

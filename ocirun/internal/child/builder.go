@@ -225,7 +225,7 @@ func (b *Builder) JumpNe(x, y Arg, l Label) {
 	b.add(instr{code: codeJumpNe, target: uint16(l) | labelBit}, x, y)
 }
 
-// Load8, Load32 and Load64 read memory.
+// Load8 reads memory, as Load32 and Load64 do.
 func (b *Builder) Load8(r Reg, p Ptr) { b.add(instr{code: codeLoad8, dst: uint8(r)}, Imm(p.off)) }
 
 // Load32 reads 32 bits.

@@ -11,7 +11,7 @@ import (
 )
 
 // setattr changes the mount that fd is the root of. Source: mount_setattr(2).
-func (l *lowerer) setattr(fd child.Arg, set, clear, propagation uint64, userns int, recursive bool) child.Step {
+func (l *lowerer) setattr(fd child.Arg, set, clear, propagation uint64, userns int, recursive bool) child.Step { //nolint:revive // the parts of one thing, used once
 	flags := unix.AT_EMPTY_PATH
 	if recursive {
 		flags |= unix.AT_RECURSIVE

@@ -42,11 +42,11 @@ func (l *lowerer) mkdirs(into child.Reg, path string) {
 	b.Mark(make)
 	up, next := b.Reg(), b.Reg()
 	b.Sys(unix.SYS_DUP, l.root.Arg()).Into(up)
-	prefix := ""
-	for _, name := range strings.Split(rel(path), "/") {
-		prefix += "/" + name
+	var prefix strings.Builder
+	for name := range strings.SplitSeq(rel(path), "/") {
+		prefix.WriteString("/" + name)
 		missing, have := b.Label(), b.Label()
-		l.open(next, prefix, unix.O_PATH|unix.O_DIRECTORY, 0, inRoot).On(unix.ENOENT, missing)
+		l.open(next, prefix.String(), unix.O_PATH|unix.O_DIRECTORY, 0, inRoot).On(unix.ENOENT, missing)
 		b.Jump(have)
 		b.Mark(missing)
 		b.Sys(unix.SYS_MKDIRAT, up.Arg(), b.Str(name).Arg(), child.Imm(0o755)).Ignore(unix.EEXIST)

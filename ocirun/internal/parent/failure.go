@@ -23,7 +23,8 @@ func (e *ExecError) Unwrap() error { return e.Err }
 
 // failure words what the child reported.
 func (r *run) failure(m child.Message) error {
-	op, nr := int(m.Op), -1
+	op := int(m.Op)
+	var nr int
 	if m.Kind == child.KindTailFailed {
 		op, nr = r.prog.Tail.Entry(int(m.PC))
 	} else {

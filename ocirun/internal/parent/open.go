@@ -226,7 +226,7 @@ func (r *run) inheritMode(i int, o plan.Filesystem) error {
 	defer root.Close()
 	dir, err := root.OpenFile(o.Dest, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil //nolint:nilerr // it will be made
+		return nil // it will be made
 	}
 	defer dir.Close()
 	var st unix.Stat_t

@@ -85,7 +85,7 @@ func CompileExec(p *specs.Process, t Task, h Host) (*Plan, error) {
 // class ErrInvalidArgument.
 func ParseCPUs(list string) ([]uint64, error) {
 	var mask []uint64
-	for _, r := range strings.Split(list, ",") {
+	for r := range strings.SplitSeq(list, ",") {
 		lo, hi, isRange := strings.Cut(strings.TrimSpace(r), "-")
 		if !isRange {
 			hi = lo
@@ -250,7 +250,7 @@ func candidates(name string, env []string) []string {
 		}
 	}
 	var out []string
-	for _, dir := range strings.Split(path, ":") {
+	for dir := range strings.SplitSeq(path, ":") {
 		if strings.HasPrefix(dir, "/") {
 			out = append(out, strings.TrimSuffix(dir, "/")+"/"+name)
 		}

@@ -84,10 +84,10 @@ func validateProcess(p *specs.Process) error {
 		return fmt.Errorf("args must not be empty: %w", errdefs.ErrInvalidArgument)
 	}
 	if p.Cwd == "" {
-		return fmt.Errorf("Cwd property must not be empty: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("Cwd property must not be empty: %w", errdefs.ErrInvalidArgument) //nolint:staticcheck // runc's words
 	}
 	if !filepath.IsAbs(p.Cwd) {
-		return fmt.Errorf("Cwd must be an absolute path: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("Cwd must be an absolute path: %w", errdefs.ErrInvalidArgument) //nolint:staticcheck // runc's words
 	}
 	for _, s := range slices.Concat(p.Args, p.Env, []string{p.Cwd}) {
 		if strings.ContainsRune(s, 0) {
@@ -106,7 +106,7 @@ var ipcSysctls = []string{
 func (c *compiler) validateSysctl(name string) error {
 	// A name with slashes keeps its dots: "net/ipv4/conf/eth0.100/forwarding".
 	dotted := strings.ReplaceAll(name, "/", ".")
-	for _, part := range strings.Split(SysctlPath(name), "/") {
+	for part := range strings.SplitSeq(SysctlPath(name), "/") {
 		if part == "" || part == "." || part == ".." {
 			return fmt.Errorf("sysctl %q: %w", name, errdefs.ErrInvalidArgument)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -59,9 +60,9 @@ func deviceProgram(rules []rule) []insn {
 		{op: opLoadW, regs: regCtx<<4 | regMinor, off: 8},
 	}
 	rules = merge(rules)
-	for i := len(rules) - 1; i >= 0; i-- {
-		p = append(p, ruleBlock(rules[i])...)
-		if rules[i].all() {
+	for _, v := range slices.Backward(rules) {
+		p = append(p, ruleBlock(v)...)
+		if v.all() {
 			return p // it decides everything that is left
 		}
 	}

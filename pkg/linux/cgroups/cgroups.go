@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -173,8 +174,8 @@ func (m *Manager) create(res *specs.LinuxResources) error {
 	if err == nil {
 		return nil
 	}
-	for i := len(made) - 1; i >= 0; i-- {
-		_ = os.Remove(made[i])
+	for _, v := range slices.Backward(made) {
+		_ = os.Remove(v)
 	}
 	if m.rootless && isDenied(err) && isEmpty(res) {
 		m.paths = map[string]string{}
@@ -184,7 +185,7 @@ func (m *Manager) create(res *specs.LinuxResources) error {
 }
 
 // mkdirAll makes the directories. With unlimited the cgroup needs no controllers.
-func (m *Manager) mkdirAll(made *[]string, unlimited bool) error { //nolint:revive // it decides nothing here
+func (m *Manager) mkdirAll(made *[]string, unlimited bool) error { // it decides nothing here
 	if m.isV2() {
 		return m.mkdirV2(made, unlimited)
 	}

@@ -83,13 +83,11 @@ func within(t *testing.T, d time.Duration, what string, ok func() bool) {
 	}
 }
 
-func p[T any](v T) *T { return &v }
-
 func TestV1CreateWritesEachLimit(t *testing.T) {
 	m := newV1(t, &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](128 << 20), Reservation: p[int64](32 << 20), Swappiness: p[uint64](10)},
-		CPU:    &specs.LinuxCPU{Shares: p[uint64](512), Quota: p[int64](20000), Period: p[uint64](50000), Cpus: "0"},
-		Pids:   &specs.LinuxPids{Limit: p[int64](17)},
+		Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(128 << 20)), Reservation: new(int64(32 << 20)), Swappiness: new(uint64(10))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(512)), Quota: new(int64(20000)), Period: new(uint64(50000)), Cpus: "0"},
+		Pids:   &specs.LinuxPids{Limit: new(int64(17))},
 	})
 	for _, tt := range []struct{ controller, file, want string }{
 		{"memory", "memory.limit_in_bytes", "67108864"},
@@ -110,16 +108,16 @@ func TestV1CreateWritesEachLimit(t *testing.T) {
 }
 
 func TestV1SetMovesMemoryAndSwapBothWaysAndTwice(t *testing.T) {
-	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](64 << 20)}})
+	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(64 << 20))}})
 	for _, mb := range []int64{256, 256, 16, 16, 512} {
-		if err := m.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p(mb << 20), Swap: p(mb << 20)}}); err != nil {
+		if err := m.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(mb << 20), Swap: new(mb << 20)}}); err != nil {
 			t.Fatalf("Set(%d MiB) = %v", mb, err)
 		}
 		if got := number(m.Path("memory"), "memory.memsw.limit_in_bytes"); got != uint64(mb<<20) {
 			t.Errorf("memsw = %d, want %d", got, mb<<20)
 		}
 	}
-	if err := m.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p[int64](-1)}}); err != nil {
+	if err := m.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1))}}); err != nil {
 		t.Fatalf("Set(no limit) = %v", err)
 	}
 	if got := number(m.Path("memory"), "memory.limit_in_bytes"); got < 1<<60 {
@@ -134,8 +132,8 @@ func TestV1RefusedLimitSaysWhatWasWrittenWhere(t *testing.T) {
 		t.Errorf("Set = %v, want value and file", err)
 	}
 	for name, res := range map[string]*specs.LinuxResources{
-		"shares below the minimum": {CPU: &specs.LinuxCPU{Shares: p[uint64](1)}},
-		"swap below memory":        {Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](32 << 20)}},
+		"shares below the minimum": {CPU: &specs.LinuxCPU{Shares: new(uint64(1))}},
+		"swap below memory":        {Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(32 << 20))}},
 		"unified":                  {Unified: map[string]string{"memory.high": "1"}},
 	} {
 		if err := m.Set(res); !errors.Is(err, errdefs.ErrInvalidArgument) {
@@ -160,7 +158,7 @@ func TestV1FailedCreateLeavesNothing(t *testing.T) {
 }
 
 func TestV1QuotaAndPeriodChangeInOneSet(t *testing.T) {
-	m := newV1(t, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p[int64](20000), Period: p[uint64](20000)}})
+	m := newV1(t, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(20000)), Period: new(uint64(20000))}})
 	for _, v := range []struct {
 		quota  int64
 		period uint64
@@ -193,7 +191,7 @@ func TestV1JoinEntersEachHierarchy(t *testing.T) {
 func TestV1DevicesDenyAllButTheRules(t *testing.T) {
 	m := newV1(t, &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
 		{Allow: false, Access: "rwm"},
-		{Allow: true, Type: "c", Major: p[int64](10), Minor: p[int64](229), Access: "rwm"},
+		{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "rwm"},
 	}})
 	list, err := read(m.Path("devices"), "devices.list")
 	if err != nil {
@@ -246,7 +244,7 @@ func TestV1RemoveIsBoundedAndNamesTheProcesses(t *testing.T) {
 }
 
 func TestV1StatsCount(t *testing.T) {
-	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20)}, Pids: &specs.LinuxPids{Limit: p[int64](9)}})
+	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: new(int64(9))}})
 	spawn(t, m, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 60")
 	within(t, 10*time.Second, "usage", func() bool { s, err := m.Stats(); return err == nil && s.CPU.Usage > 0 && s.Memory.Usage > 0 })
 	s, err := m.Stats()
@@ -259,7 +257,7 @@ func TestV1StatsCount(t *testing.T) {
 }
 
 func TestV1OOMIsTold(t *testing.T) {
-	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p[int64](8 << 20), Swap: p[int64](8 << 20)}})
+	m := newV1(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(8 << 20)), Swap: new(int64(8 << 20))}})
 	ch, err := m.OOM(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -390,7 +388,7 @@ func TestSystemdScopeIsStartedByJoinWithItsLimits(t *testing.T) {
 	if m.Path("") != want {
 		t.Errorf("path = %q, want %q", m.Path(""), want)
 	}
-	if err := m.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p[int64](1 << 20)}, CPU: &specs.LinuxCPU{Quota: p[int64](12345)}}); err != nil {
+	if err := m.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(1 << 20))}, CPU: &specs.LinuxCPU{Quota: new(int64(12345))}}); err != nil {
 		t.Fatal(err)
 	}
 	if f.pid != 0 {

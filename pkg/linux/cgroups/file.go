@@ -45,7 +45,7 @@ func write(dir, file, value string) error {
 	if err == nil {
 		for {
 			_, err = unix.Write(fd, []byte(value))
-			if err != unix.EINTR { //nolint:errorlint // a raw errno
+			if err != unix.EINTR { // a raw errno
 				break
 			}
 		}

@@ -51,7 +51,7 @@ func enableControllers(dir string) error {
 	}
 	var missing []string
 	on := strings.Fields(enabled)
-	for _, c := range strings.Fields(have) {
+	for c := range strings.FieldsSeq(have) {
 		if !slices.Contains(on, c) {
 			missing = append(missing, "+"+c)
 		}

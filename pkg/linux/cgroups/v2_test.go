@@ -72,11 +72,11 @@ func written(t *testing.T, m *Manager, file, want string) {
 func TestV2CreateEnablesControllersFromTheTopAndWritesLimits(t *testing.T) {
 	m := newFakeV2(t)
 	err := m.Create(&specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](96 << 20), Reservation: p[int64](32 << 20)},
-		CPU:    &specs.LinuxCPU{Shares: p[uint64](1024), Quota: p[int64](20000), Period: p[uint64](50000), Cpus: "0-1"},
-		Pids:   &specs.LinuxPids{Limit: p[int64](-1)},
+		Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(96 << 20)), Reservation: new(int64(32 << 20))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(20000)), Period: new(uint64(50000)), Cpus: "0-1"},
+		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
 		BlockIO: &specs.LinuxBlockIO{
-			Weight:                 p[uint16](500),
+			Weight:                 new(uint16(500)),
 			ThrottleReadBpsDevice:  []specs.LinuxThrottleDevice{throttle(8, 0, 1<<20)},
 			ThrottleWriteBpsDevice: nil,
 		},
@@ -110,7 +110,7 @@ func TestV2MissingControllerIsNamed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(m.paths[""], "cgroup.controllers"), []byte("cpu memory\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := m.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p[int64](5)}})
+	err := m.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(5))}})
 	if err == nil || !strings.Contains(err.Error(), `controller "pids" is not enabled`) || !strings.Contains(err.Error(), "cpu memory") {
 		t.Errorf("Set = %v, want the controller and those that are enabled", err)
 	}
@@ -119,10 +119,10 @@ func TestV2MissingControllerIsNamed(t *testing.T) {
 func TestV2RefusesWhatItCannotExpress(t *testing.T) {
 	m := newFakeV2(t)
 	for name, res := range map[string]*specs.LinuxResources{
-		"realtime":                     {CPU: &specs.LinuxCPU{RealtimeRuntime: p[int64](1)}},
-		"swap without memory":          {Memory: &specs.LinuxMemory{Swap: p[int64](1 << 20)}},
-		"swap below memory":            {Memory: &specs.LinuxMemory{Limit: p[int64](2 << 20), Swap: p[int64](1 << 20)}},
-		"limit below checked usage":    {Memory: &specs.LinuxMemory{Limit: p[int64](1024), CheckBeforeUpdate: p(true)}},
+		"realtime":                     {CPU: &specs.LinuxCPU{RealtimeRuntime: new(int64(1))}},
+		"swap without memory":          {Memory: &specs.LinuxMemory{Swap: new(int64(1 << 20))}},
+		"swap below memory":            {Memory: &specs.LinuxMemory{Limit: new(int64(2 << 20)), Swap: new(int64(1 << 20))}},
+		"limit below checked usage":    {Memory: &specs.LinuxMemory{Limit: new(int64(1024)), CheckBeforeUpdate: new(true)}},
 		"unified key that leaves":      {Unified: map[string]string{"../memory.max": "1"}},
 		"unified key without a dot":    {Unified: map[string]string{"tasks": "1"}},
 		"device access with a bad key": {Devices: []specs.LinuxDeviceCgroup{{Type: "c", Access: "x"}}},
@@ -135,7 +135,7 @@ func TestV2RefusesWhatItCannotExpress(t *testing.T) {
 
 func TestV2PeriodAloneKeepsTheQuota(t *testing.T) {
 	m := newFakeV2(t)
-	if err := m.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{Period: p[uint64](50000)}}); err != nil {
+	if err := m.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{Period: new(uint64(50000))}}); err != nil {
 		t.Fatal(err)
 	}
 	written(t, m, "cpu.max", "max 50000")
@@ -199,7 +199,7 @@ func TestV2DeviceProgramDecidesAndIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	deny := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	allow := append(deny[:1:1], specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: p[int64](1), Minor: p[int64](11), Access: "r"})
+	allow := append(deny[:1:1], specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(int64(11)), Access: "r"})
 	for _, tt := range []struct {
 		name   string
 		rules  []specs.LinuxDeviceCgroup
@@ -258,8 +258,8 @@ func TestLaterRulesWinAndPermissionsAddUp(t *testing.T) {
 	rules, err := compileRules([]specs.LinuxDeviceCgroup{
 		{Allow: true, Access: "rwm"},
 		{Allow: false, Access: "rwm"},
-		{Allow: true, Type: "b", Major: p[int64](8), Minor: p[int64](0), Access: "r"},
-		{Allow: true, Type: "b", Major: p[int64](8), Minor: p[int64](0), Access: "w"},
+		{Allow: true, Type: "b", Major: new(int64(8)), Minor: new(int64(0)), Access: "r"},
+		{Allow: true, Type: "b", Major: new(int64(8)), Minor: new(int64(0)), Access: "w"},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -245,7 +246,7 @@ func (a *applier) replacing(d *dir, base string, fn func() error) error {
 func (a *applier) directory(d *dir, base string, h *tar.Header) error {
 	err := unix.Mkdirat(d.fd(), base, 0o700)
 	opaque := false
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		var st unix.Stat_t
 		if err := unix.Fstatat(d.fd(), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fail("fstatat", base, err)
@@ -384,7 +385,7 @@ func (a *applier) link(d *dir, base string, h *tar.Header) error {
 	defer from.close()
 	var st, old unix.Stat_t
 	err = unix.Fstatat(from.fd(), target, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == unix.ENOENT && a.lower != nil {
+	if errors.Is(err, unix.ENOENT) && a.lower != nil {
 		if err = a.copyUp(from, target); err == nil {
 			err = unix.Fstatat(from.fd(), target, &st, unix.AT_SYMLINK_NOFOLLOW)
 		}
@@ -423,7 +424,7 @@ func (a *applier) whiteout(d *dir, base string) error {
 		return nil
 	}
 	err := unix.Mknodat(d.fd(), name, unix.S_IFCHR, 0)
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		if err != nil {
 			return fail("mknodat", name, err)
 		}
@@ -431,7 +432,7 @@ func (a *applier) whiteout(d *dir, base string) error {
 	}
 	f, err := d.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil //nolint:nilerr // a file: it hides the lower one itself
+		return nil // a file: it hides the lower one itself
 	}
 	defer func() { _ = f.Close() }()
 	return a.markOpaque(f)
@@ -497,8 +498,8 @@ func (a *applier) later(name string, h *tar.Header) {
 
 // times sets the times of directories, the last made first.
 func (a *applier) times() error {
-	for i := len(a.dirs) - 1; i >= 0; i-- {
-		t := a.dirs[i]
+	for _, v := range slices.Backward(a.dirs) {
+		t := v
 		fd := int(a.root.Fd())
 		if t.name != "" {
 			f, err := openInRoot(a.root, t.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -56,7 +57,7 @@ func eachXattr(h *tar.Header, set func(key string, value []byte) error) error {
 		if !ok || !keepXattr(key) {
 			continue
 		}
-		if err := set(key, []byte(v)); err != nil && err != unix.ENOTSUP {
+		if err := set(key, []byte(v)); err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return fail("setxattr "+key, h.Name, err)
 		}
 	}
@@ -125,7 +126,7 @@ func xattrs(path string) map[string][]byte {
 		return nil
 	}
 	out := map[string][]byte{}
-	for _, key := range strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
+	for key := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
 		if !keepXattr(key) {
 			continue
 		}

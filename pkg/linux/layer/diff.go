@@ -297,7 +297,7 @@ func sameContent(upper, lower *dir, name string, exact bool) (bool, error) {
 	}
 }
 
-func isEnd(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
+func isEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 func readlink(d *dir, name string) (string, error) {
 	buf := make([]byte, unix.PathMax)

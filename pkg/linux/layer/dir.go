@@ -382,7 +382,7 @@ func (a *applier) hidden(names []string) (bool, error) {
 		up = &dir{file: f}
 		l, err := low.open(names[i], unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
-			return true, nil //nolint:nilerr // not a directory there
+			return true, nil // not a directory there
 		}
 		open = append(open, l)
 		low = &dir{file: l}
@@ -451,7 +451,7 @@ func removeTree(d *dir, name string) error {
 		if err != nil {
 			break
 		}
-		if err = unix.Unlinkat(sub.fd(), n, 0); err == unix.EISDIR {
+		if err = unix.Unlinkat(sub.fd(), n, 0); errors.Is(err, unix.EISDIR) {
 			err = removeTree(sub, n)
 		}
 	}

@@ -80,29 +80,30 @@ func tree(t testing.TB, dir string) []string {
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
 		}
-		line := fmt.Sprintf("%s %o %d:%d", rel, st.Mode, st.Uid, st.Gid)
+		var line strings.Builder
+		line.WriteString(fmt.Sprintf("%s %o %d:%d", rel, st.Mode, st.Uid, st.Gid))
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			line += fmt.Sprintf(" %d %q", st.Mtim.Sec, data)
+			line.WriteString(fmt.Sprintf(" %d %q", st.Mtim.Sec, data))
 		case unix.S_IFLNK:
 			target, err := os.Readlink(path)
 			if err != nil {
 				return err
 			}
-			line += " -> " + target
+			line.WriteString(" -> " + target)
 		case unix.S_IFCHR, unix.S_IFBLK:
-			line += fmt.Sprintf(" dev %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+			line.WriteString(fmt.Sprintf(" dev %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
 		}
 		for k, v := range xattrs(path) {
 			if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-				line += fmt.Sprintf(" %s=%q", k, v)
+				line.WriteString(fmt.Sprintf(" %s=%q", k, v))
 			}
 		}
-		out = append(out, line)
+		out = append(out, line.String())
 		return nil
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -35,9 +36,9 @@ func All(mounts []Mount, target string) error {
 	for _, m := range mounts {
 		path, err := m.at(target)
 		if err != nil {
-			for i := len(made) - 1; i >= 0; i-- {
-				if uerr := unix.Unmount(made[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
-					err = errors.Join(err, &os.PathError{Op: "umount2", Path: made[i], Err: uerr})
+			for _, v := range slices.Backward(made) {
+				if uerr := unix.Unmount(v, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); uerr != nil {
+					err = errors.Join(err, &os.PathError{Op: "umount2", Path: v, Err: uerr})
 				}
 			}
 			return err

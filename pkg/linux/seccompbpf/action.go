@@ -2,6 +2,7 @@ package seccompbpf
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -105,10 +106,5 @@ func KnownArchitectures() []string {
 }
 
 func known(a specs.Arch) bool {
-	for _, k := range KnownArchitectures() {
-		if string(a) == k {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(KnownArchitectures(), string(a))
 }

@@ -45,8 +45,6 @@ func run(t *testing.T, insns []Insn, audit, nr uint32, args ...uint64) uint32 {
 	return uint32(out)
 }
 
-func errno(n uint) *uint { return &n }
-
 func TestRulesWithConditions(t *testing.T) {
 	const big = 0x1_0000_0005
 	for _, tt := range []struct {
@@ -67,7 +65,7 @@ func TestRulesWithConditions(t *testing.T) {
 		p := &specs.LinuxSeccomp{
 			DefaultAction: specs.ActAllow,
 			Syscalls: []specs.LinuxSyscall{{
-				Names: []string{"personality"}, Action: specs.ActErrno, ErrnoRet: errno(42),
+				Names: []string{"personality"}, Action: specs.ActErrno, ErrnoRet: new(uint(42)),
 				Args: []specs.LinuxSeccompArg{{Index: 1, Op: tt.op, Value: tt.value, ValueTwo: tt.two}},
 			}},
 		}

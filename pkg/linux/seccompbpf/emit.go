@@ -2,6 +2,7 @@ package seccompbpf
 
 import (
 	"runtime"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -34,7 +35,7 @@ const (
 // emit joins the sections: the architecture is tested once, the number loaded once.
 func emit(sections []section) []Insn {
 	out := []Insn{{Code: opLoad, K: offArch}}
-	for i := 0; i < len(sections); i++ {
+	for i := range sections {
 		s := sections[i]
 		body := []Insn{{Code: opLoad, K: offNr}}
 		ranges := s.ranges
@@ -101,8 +102,8 @@ func leaf(iv interval, width int) []Insn {
 	var out []Insn
 	for _, r := range iv.rules {
 		block := []Insn{{Code: opRet, K: r.ret}}
-		for i := len(r.conds) - 1; i >= 0; i-- {
-			block = append(test(r.conds[i], len(block), width), block...)
+		for _, v := range slices.Backward(r.conds) {
+			block = append(test(v, len(block), width), block...)
 		}
 		out = append(out, block...)
 	}

@@ -2,6 +2,7 @@ package seccompbpf
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -53,7 +54,8 @@ func helper(profile string) {
 }
 
 func errnoOf(err error) int {
-	if e, ok := err.(unix.Errno); ok {
+	var e unix.Errno
+	if errors.As(err, &e) {
 		return int(e)
 	}
 	return 0

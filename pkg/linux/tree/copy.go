@@ -215,7 +215,7 @@ func attributes(d, s *os.File, st *unix.Stat_t) error {
 	if err != nil && err != unix.ENOTSUP {
 		return fail("flistxattr", err)
 	}
-	for _, key := range strings.Split(strings.TrimRight(string(list[:max(n, 0)]), "\x00"), "\x00") {
+	for key := range strings.SplitSeq(strings.TrimRight(string(list[:max(n, 0)]), "\x00"), "\x00") {
 		if key == "" || strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.") {
 			continue // overlay's own marks mean something where they are only
 		}

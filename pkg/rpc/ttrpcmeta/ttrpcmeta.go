@@ -4,6 +4,7 @@ package ttrpcmeta
 
 import (
 	"context"
+	"maps"
 
 	"github.com/containerd/ttrpc"
 
@@ -19,9 +20,7 @@ const (
 func Outgoing(ctx context.Context) context.Context {
 	md, _ := ttrpc.GetMetadata(ctx)
 	out := ttrpc.MD{}
-	for k, v := range md {
-		out[k] = v
-	}
+	maps.Copy(out, md)
 	if ns, ok := namespaces.From(ctx); ok {
 		out.Set(headerNamespace, ns)
 	}

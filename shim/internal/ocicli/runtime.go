@@ -156,11 +156,11 @@ func (r *Runtime) captured(ctx context.Context, input []byte, verb string, args 
 		return nil, err
 	}
 	defer out.Close()
-	stdin, err := os.Open(os.DevNull)
+	open := func() (*os.File, error) { return os.Open(os.DevNull) }
 	if input != nil {
-		err = errors.Join(err, stdin.Close())
-		stdin, err = inputFile(input)
+		open = func() (*os.File, error) { return inputFile(input) }
 	}
+	stdin, err := open()
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ func TestEveryStatusCanEndAndNoneLeavesTheEnd(t *testing.T) {
 			t.Errorf("%s on exit = %s, %v", s, to, err)
 		}
 	}
-	for e := event(0); e < numEvent; e++ {
+	for e := range numEvent {
 		if to, err := Stopped.on(e); to != Stopped || !errors.Is(err, errdefs.ErrFailedPrecondition) {
 			t.Errorf("stopped on %s = %s, %v; want class ErrFailedPrecondition", e, to, err)
 		}

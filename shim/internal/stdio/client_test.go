@@ -1,5 +1,7 @@
 package stdio
 
+import "strings"
+
 import "testing"
 
 func TestDetachKeysAreFoundAcrossReads(t *testing.T) {
@@ -20,15 +22,15 @@ func TestDetachKeysAreFoundAcrossReads(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := detacher{keys: []byte(tc.keys)}
-			var pass string
+			var pass strings.Builder
 			var detach bool
 			for _, r := range tc.reads {
 				var b []byte
 				b, detach = d.scan([]byte(r))
-				pass += string(b)
+				pass.WriteString(string(b))
 			}
-			if pass != tc.pass || detach != tc.detach {
-				t.Errorf("passed %q, detach %v; want %q, %v", pass, detach, tc.pass, tc.detach)
+			if pass.String() != tc.pass || detach != tc.detach {
+				t.Errorf("passed %q, detach %v; want %q, %v", pass.String(), detach, tc.pass, tc.detach)
 			}
 		})
 	}

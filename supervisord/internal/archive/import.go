@@ -163,7 +163,7 @@ func (im *importer) blob(ctx context.Context, want digest.Digest, size int64, r 
 	case errdefs.IsAlreadyExists(err):
 		err = nil
 	case errdefs.IsFailedPrecondition(err):
-		err = fmt.Errorf("content is not what its name says: %v: %w", err, errdefs.ErrInvalidArgument) // the class of the store means something else to clients
+		err = fmt.Errorf("content is not what its name says: %w: %w", err, errdefs.ErrInvalidArgument) // the class of the store means something else to clients
 	}
 	if err != nil {
 		_ = im.store.Abort(ctx, opts.Ref) // gone already after a failed commit

@@ -113,7 +113,6 @@ func (s *Disk) openLocked(ctx context.Context, ns, dir string, opts WriterOption
 		if err := s.discard(dir); err != nil {
 			return nil, err
 		}
-		err = os.ErrNotExist
 		fallthrough
 	case errors.Is(err, os.ErrNotExist):
 		in = ingest{Namespace: ns, Ref: opts.Ref, Total: opts.Descriptor.Size, Expected: opts.Descriptor.Digest, StartedAt: time.Now().UTC()}
@@ -262,7 +261,7 @@ func (s *Disk) ListStatuses(ctx context.Context, filter ...string) ([]Status, er
 		if err == nil {
 			out = append(out, st)
 		}
-		return nil //nolint:nilerr // committed meanwhile
+		return nil // committed meanwhile
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list ingests: %w", err)

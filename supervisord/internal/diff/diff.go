@@ -18,11 +18,11 @@ type Service interface {
 	Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount) (ocispec.Descriptor, error)
 	// Diff writes what upper changed above lower as a layer of opts.MediaType
 	// (default: OCI tar+gzip) with label containerd.io/uncompressed.
-	Diff(ctx context.Context, lower, upper []mount.Mount, opts DiffOptions) (ocispec.Descriptor, error)
+	Diff(ctx context.Context, lower, upper []mount.Mount, opts Options) (ocispec.Descriptor, error)
 }
 
-// DiffOptions says how Diff writes.
-type DiffOptions struct {
+// Options says how Diff writes.
+type Options struct {
 	MediaType string
 	Ref       string // of the ingest; random if empty
 	Labels    map[string]string

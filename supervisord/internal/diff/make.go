@@ -49,7 +49,7 @@ type plain struct{ io.Writer }
 func (plain) Close() error { return nil }
 
 // Diff writes what upper changed above lower as a layer.
-func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts DiffOptions) (ocispec.Descriptor, error) {
+func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts Options) (ocispec.Descriptor, error) {
 	if opts.MediaType == "" {
 		opts.MediaType = ocispec.MediaTypeImageLayerGzip
 	}
@@ -77,7 +77,7 @@ func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts Dif
 }
 
 // write writes the compressed layer and returns the digest of the uncompressed one.
-func (a *Applier) write(ctx context.Context, w io.Writer, lower, upper []mount.Mount, opts DiffOptions) (digest.Digest, error) {
+func (a *Applier) write(ctx context.Context, w io.Writer, lower, upper []mount.Mount, opts Options) (digest.Digest, error) {
 	cw, err := compressor(opts.MediaType, w)
 	if err != nil {
 		return "", err
@@ -94,7 +94,7 @@ func (a *Applier) write(ctx context.Context, w io.Writer, lower, upper []mount.M
 }
 
 // commit makes the layer a blob that says what it is uncompressed.
-func (a *Applier) commit(ctx context.Context, w content.Writer, diffID digest.Digest, opts DiffOptions) (ocispec.Descriptor, error) {
+func (a *Applier) commit(ctx context.Context, w content.Writer, diffID digest.Digest, opts Options) (ocispec.Descriptor, error) {
 	st, err := w.Status()
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("diff: %w", err)

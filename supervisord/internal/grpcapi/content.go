@@ -136,7 +136,7 @@ type writeStream = contentapi.Content_WriteServer
 // otherwise leaves the ingest to be resumed.
 func (s *contentServer) Write(stream writeStream) (err error) {
 	r, err := stream.Recv()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err != nil {
@@ -161,7 +161,7 @@ func (s *contentServer) Write(stream writeStream) (err error) {
 		if r.Action == contentapi.WriteAction_COMMIT {
 			return nil
 		}
-		if r, err = stream.Recv(); err == io.EOF {
+		if r, err = stream.Recv(); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err

@@ -29,7 +29,7 @@ func (s *diffServer) Apply(ctx context.Context, r *diffapi.ApplyRequest) (*diffa
 
 // Diff implements Diff.
 func (s *diffServer) Diff(ctx context.Context, r *diffapi.DiffRequest) (*diffapi.DiffResponse, error) {
-	opts := diff.DiffOptions{MediaType: r.MediaType, Ref: r.Ref, Labels: r.Labels}
+	opts := diff.Options{MediaType: r.MediaType, Ref: r.Ref, Labels: r.Labels}
 	if r.SourceDateEpoch != nil {
 		opts.Epoch = r.SourceDateEpoch.AsTime()
 	}

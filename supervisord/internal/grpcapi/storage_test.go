@@ -3,6 +3,7 @@ package grpcapi_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -92,7 +93,7 @@ func exchange(t *testing.T, c contentapi.ContentClient, ctx context.Context, msg
 	t.Helper()
 	stream := must(c.Write(ctx))(t)
 	for _, m := range msgs {
-		if err := stream.Send(m); err != nil && err != io.EOF {
+		if err := stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		if last, err = stream.Recv(); err != nil {
@@ -102,7 +103,7 @@ func exchange(t *testing.T, c contentapi.ContentClient, ctx context.Context, msg
 	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != io.EOF {
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		return last, err
 	}
 	return last, nil
@@ -153,7 +154,7 @@ func TestContentWriteIsContainerdsStateMachine(t *testing.T) {
 	if err := holder.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := holder.Recv(); err != io.EOF {
+	if _, err := holder.Recv(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	r = must(exchange(t, c, ctx, first,
@@ -215,7 +216,7 @@ func TestContentReadSendsRanges(t *testing.T) {
 		if tt.size > 0 {
 			want = want[:tt.size]
 		}
-		if err != io.EOF || !bytes.Equal(got, want) {
+		if !errors.Is(err, io.EOF) || !bytes.Equal(got, want) {
 			t.Errorf("Read %d at %d gave %d bytes, %v; want %d", tt.size, tt.offset, len(got), err, len(want))
 		}
 	}
@@ -234,7 +235,7 @@ func TestStorageRecordsRoundTripOnTheWire(t *testing.T) {
 	if got.String() != c.String() || got.CreatedAt == nil || got.Sandbox != "s" || string(got.Runtime.Options.GetValue()) != "{}" {
 		t.Errorf("ListStream = %v, want %v", got, c)
 	}
-	if _, err := stream.Recv(); err != io.EOF {
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last container: %v", err)
 	}
 	_, err := containers.Update(ctx, &containersapi.UpdateContainerRequest{Container: &containersapi.Container{ID: "c"}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"snapshotter"}}})

@@ -181,7 +181,6 @@ type byteWriter struct {
 	window chan int32 // updates; closed when the client is gone
 
 	left int32
-	err  error
 }
 
 // newByteWriter listens for the client's windows until ctx or the stream ends. wait

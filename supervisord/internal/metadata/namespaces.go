@@ -150,14 +150,14 @@ func (s *Namespaces) Update(ctx context.Context, ns Namespace, fieldpaths ...str
 }
 
 func putLabels(tx *Tx, namespace string, values map[string]string) error {
-	b, err := MakeBucket(tx.Tx, namespace, labels)
-	if err != nil {
+	if _, err := MakeBucket(tx.Tx, namespace, labels); err != nil {
 		return err
 	}
 	if err := namespaceBucket(tx.Tx, namespace).DeleteBucket([]byte(labels)); err != nil {
 		return fmt.Errorf("replace labels of namespace %q: %w", namespace, err)
 	}
-	if b, err = MakeBucket(tx.Tx, namespace, labels); err != nil {
+	b, err := MakeBucket(tx.Tx, namespace, labels)
+	if err != nil {
 		return err
 	}
 	for k, v := range values {

@@ -87,7 +87,7 @@ func parseReply(out []byte) (bootstrap, error) {
 	default:
 		var r bootapi.BootstrapResult
 		if err := proto.Unmarshal(out, &r); err != nil || r.Address == "" {
-			return b, fmt.Errorf("answer of shim is neither an address, JSON nor a BootstrapResult: %q", truncate(out)) //nolint:errorlint // the text says it
+			return b, fmt.Errorf("answer of shim is neither an address, JSON nor a BootstrapResult: %q", truncate(out)) // the text says it
 		}
 		b = bootstrap{Version: int(r.Version), Address: r.Address, Protocol: r.Protocol}
 	}

@@ -116,7 +116,7 @@ func (f *flusher) believe(ctx context.Context, ids map[uint64]bool) error {
 			defer release()
 			current, err := f.s.index.get(n)
 			if err != nil || current.ID != r.ID {
-				return nil //nolint:nilerr // removed meanwhile
+				return nil // removed meanwhile
 			}
 			c := *current
 			c.Boot = ""

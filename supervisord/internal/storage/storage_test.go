@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,7 +53,7 @@ type fixture struct {
 	*storage.Storage
 	t    *testing.T
 	root string
-	ctx  context.Context //nolint:containedctx // of one test
+	ctx  context.Context // of one test
 	seen *recorder
 }
 
@@ -260,9 +261,7 @@ func TestPullsAndCollectionsRace(t *testing.T) {
 	f.collect() // what the first one kept because it was touched
 	all := map[digest.Digest]string{}
 	for _, n := range names {
-		for d, name := range n {
-			all[d] = name
-		}
+		maps.Copy(all, n)
 	}
 	if got := f.left(all); len(got) != 4*4*5 {
 		t.Errorf("%d things left, want %d: %q", len(got), 4*4*5, got)
@@ -442,7 +441,7 @@ func TestLayersRoundTripThroughApplyAndDiff(t *testing.T) {
 				}))
 				lower, err := s.View(f.ctx, "lower", "top", nil)
 				must(t, err)
-				desc, err := f.Diff.Diff(f.ctx, lower, mounts, diff.DiffOptions{MediaType: mediaType, Labels: map[string]string{"l": "v"}})
+				desc, err := f.Diff.Diff(f.ctx, lower, mounts, diff.Options{MediaType: mediaType, Labels: map[string]string{"l": "v"}})
 				must(t, err)
 				info, err := f.Content.Info(f.ctx, desc.Digest)
 				must(t, err)

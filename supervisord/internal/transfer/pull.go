@@ -371,7 +371,7 @@ func (p *pull) download(ctx context.Context, desc ocispec.Descriptor, labels map
 			continue
 		case errdefs.IsFailedPrecondition(err):
 			_ = p.s.stores.Content.Abort(ctx, manifest.RefKey(desc)) // nothing of it is worth resuming
-			return fmt.Errorf("registry %s sent other bytes for blob %s: %v: %w", p.repo.Host(), desc.Digest, err, errdefs.ErrDataLoss)
+			return fmt.Errorf("registry %s sent other bytes for blob %s: %w: %w", p.repo.Host(), desc.Digest, err, errdefs.ErrDataLoss)
 		}
 		return fmt.Errorf("commit blob %s: %w", desc.Digest, err)
 	}

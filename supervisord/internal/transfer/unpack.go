@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -157,13 +158,13 @@ func (l layers) step(report Report, event string, i int) {
 // firstMissing returns the index of the lowest layer without a snapshot. Snapshots need
 // their parents, so the search goes from the top.
 func firstMissing(ctx context.Context, sn snapshots.Snapshotter, chain []digest.Digest) (int, error) {
-	for i := len(chain) - 1; i >= 0; i-- {
-		_, err := sn.Stat(ctx, chain[i].String())
+	for i, v := range slices.Backward(chain) {
+		_, err := sn.Stat(ctx, v.String())
 		if err == nil {
 			return i + 1, nil
 		}
 		if !errdefs.IsNotFound(err) {
-			return 0, fmt.Errorf("stat snapshot %s: %w", chain[i], err)
+			return 0, fmt.Errorf("stat snapshot %s: %w", v, err)
 		}
 	}
 	return 0, nil

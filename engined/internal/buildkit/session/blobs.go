@@ -16,8 +16,8 @@ import (
 )
 
 // Blobs is a store of content that the client serves with containerd's content API: an OCI
-// layout. It knows no tags: the client looks them up before it asks for a build, and writes
-// its index by what the build's answer says.
+// layout. It knows no tags: the client looks them up before it asks for a build, and keeps
+// its index itself.
 type Blobs struct {
 	s     *Session
 	store string
@@ -143,6 +143,3 @@ func writeBlob(stream contentapi.Content_WriteClient, d ocispec.Descriptor, r io
 	}
 	return exchange(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_COMMIT, Ref: ref, Offset: offset, Total: d.Size, Expected: d.Digest.String()})
 }
-
-// Tag does nothing: the client keeps its index.
-func (b *Blobs) Tag(context.Context, string, ocispec.Descriptor) error { return nil }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -43,6 +44,9 @@ type Build struct {
 	CacheFrom    []Cache
 	CacheTo      []Cache
 	Entitlements []string
+	// OnFailure, if not nil, is called with a shell when a step has failed. The build ends
+	// after it returns, as it would have ended without.
+	OnFailure func(ctx context.Context, p *Process) error
 }
 
 // Output is one thing to be made of the result: Dir for a directory, File for an archive,
@@ -123,6 +127,8 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 		return res, err
 	}
 	defer s.close()
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	g := errgroup.Group{}
 	sctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -144,7 +150,20 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 		stop()
 		return err
 	})
-	return res, g.Wait()
+	var noShell error
+	if b.OnFailure != nil {
+		g.Go(func() error {
+			if noShell = b.shell(ctx, conn, res.Ref); noShell != nil {
+				giveUp() // a build without the shell that was asked for is no use
+			}
+			return noShell
+		})
+	}
+	err = g.Wait()
+	if noShell != nil { // it is why the build ended
+		err = noShell
+	}
+	return res, err
 }
 
 // solve asks for the build and waits for it.
@@ -165,7 +184,10 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 	if b.Attrs["requestid"] != "" {
 		return b.call(ctx, conn, req, res)
 	}
-	req.Frontend, req.FrontendAttrs = frontend, b.Attrs
+	req.Frontend, req.FrontendAttrs = frontend, maps.Clone(b.Attrs)
+	if b.OnFailure != nil {
+		req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureShell
+	}
 	r, err := conn.Control().Solve(ctx, req)
 	if err == nil {
 		res.Response = r.ExporterResponse

@@ -146,7 +146,7 @@ func members(t *testing.T, file string) []string {
 }
 
 func outputs(t *testing.T, s *harness.Stack) {
-	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN mkdir /o && echo made >/o/f && chmod 750 /o/f && ln -s f /o/l\nFROM scratch\nCOPY --from=make /o/ /\n"})
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN mkdir /o && echo made >/o/f && chmod 750 /o/f && ln -s f /o/l && mkdir -m 1777 /o/tmp && mkdir -m 500 /o/in && mkdir -m 2750 /o/in/er\nFROM scratch\nCOPY --from=make /o/ /\n"})
 	for _, client := range kitClients {
 		out := t.TempDir()
 		at := func(name string) string { return filepath.Join(out, name) }
@@ -157,8 +157,10 @@ func outputs(t *testing.T, s *harness.Stack) {
 		if data, err := os.ReadFile(at("dir/l")); err != nil || string(data) != "made\n" {
 			t.Errorf("%s: directory: %q, %v", client, data, err)
 		}
-		if info, err := os.Stat(at("dir/f")); err != nil || info.Mode() != 0o750 {
-			t.Errorf("%s: directory: %v, %v", client, info, err)
+		for name, want := range map[string]os.FileMode{"f": 0o750, "tmp": os.ModeDir | os.ModeSticky | 0o777, "in": os.ModeDir | 0o500, "in/er": os.ModeDir | os.ModeSetgid | 0o750} {
+			if info, err := os.Stat(at("dir/" + name)); err != nil || info.Mode() != want {
+				t.Errorf("%s: directory: %v, %v", client, info, err)
+			}
 		}
 		if list := members(t, at("t.tar")); !slices.Contains(list, "f") || !slices.Contains(list, "l") {
 			t.Errorf("%s: tar: %q", client, list)

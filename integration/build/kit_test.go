@@ -256,40 +256,71 @@ func elsewhere(t *testing.T, s *harness.Stack) {
 	}
 }
 
-// layouts are served by the stock buildx only.
 func layouts(t *testing.T, s *harness.Stack) {
 	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid >/once\n"})
-	cache := filepath.Join(t.TempDir(), "cache")
-	mustBuild(t, s, "buildx", "--no-cache", "--cache-to", "type=local,dest="+cache, "-t", "cached:1", dir)
-	if _, err := os.Stat(filepath.Join(cache, "index.json")); err != nil {
-		t.Errorf("the cache has no index: %v", err)
-	}
-	s.OK("engine", "builder", "prune", "-af")
-	if out := plain(t, s, "buildx", "--cache-from", "type=local,src="+cache, "-t", "cached:2", dir); !strings.Contains(out, "CACHED") {
-		t.Errorf("the cache was of no use:\n%s", out)
-	}
-	if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
-		t.Errorf("the step ran again: %s, %s", one, two)
-	}
-	archive := filepath.Join(t.TempDir(), "image.tar")
 	both := project(t, map[string]string{"Dockerfile": "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY a /\n", "a": "in the layout\n"})
-	mustBuild(t, s, "buildx", "--platform", "linux/amd64,linux/arm64", "-o", "type=oci,dest="+archive, both)
-	layout := t.TempDir()
-	if out, err := exec.Command("tar", "-C", layout, "-xf", archive).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
+	for _, client := range kitClients {
+		cache := filepath.Join(t.TempDir(), "cache")
+		mustBuild(t, s, client, "--cache-from", "type=local,src="+cache, "--no-cache", "--cache-to", "type=local,dest="+cache, "-t", "cached:1", dir)
+		if left, err := filepath.Glob(filepath.Join(cache, ".*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left in the cache: %q, %v", client, left, err)
+		}
+		for _, other := range kitClients {
+			s.OK("engine", "builder", "prune", "-af")
+			if out := plain(t, s, other, "--cache-from", "type=local,src="+cache, "-t", "cached:2", dir); !strings.Contains(out, "CACHED") {
+				t.Errorf("the cache of %s was of no use to %s:\n%s", client, other, out)
+			}
+			if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
+				t.Errorf("%s: the step ran again: %s, %s", other, one, two)
+			}
+		}
+		// Again: what is there stays, and the index has one entry of a name.
+		mustBuild(t, s, client, "--cache-to", "type=local,dest="+cache+",mode=max", "-t", "cached:1", dir)
+		if list := layoutIndex(t, cache); len(list) != 1 {
+			t.Errorf("%s: the cache's index has %q", client, list)
+		}
+		archive, layout := filepath.Join(t.TempDir(), "image.tar"), t.TempDir()
+		mustBuild(t, s, client, "--platform", "linux/amd64,linux/arm64", "-t", "layout:one", "-o", "type=oci,dest="+archive, both)
+		if out, err := exec.Command("tar", "-C", layout, "-xf", archive).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		list := layoutIndex(t, layout)
+		if len(list) != 1 {
+			t.Fatalf("%s: the layout's index has %q", client, list)
+		}
+		for _, ref := range []string{layout + "@" + list[0], layout + ":one"} {
+			if out := plain(t, s, client, "--no-cache", "--build-context", "base=oci-layout://"+ref, user); !strings.Contains(out, "in the layout\n") {
+				t.Errorf("%s: an OCI layout as a context:\n%s", client, out)
+			}
+		}
+		for _, ref := range []string{layout + ":nosuch", layout + "@sha256:" + strings.Repeat("0", 64), layout + "/nosuch"} {
+			if client == "buildx" && strings.HasSuffix(ref, ":nosuch") {
+				continue // it takes the only image that there is
+			}
+			if r := build(s, client, "--no-cache", "--build-context", "base=oci-layout://"+ref, user); r.Code == 0 {
+				t.Errorf("%s: %s is no error", client, ref)
+			}
+		}
 	}
+}
+
+// layoutIndex are the digests in the index of an OCI layout.
+func layoutIndex(t *testing.T, dir string) []string {
+	t.Helper()
 	var index struct{ Manifests []struct{ Digest string } }
-	raw, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
 	if err == nil {
 		err = json.Unmarshal(raw, &index)
 	}
-	if err != nil || len(index.Manifests) != 1 {
+	if err != nil {
 		t.Fatalf("index %s, %v", raw, err)
 	}
-	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
-	if out := plain(t, s, "buildx", "--build-context", "base=oci-layout://"+layout+"@"+index.Manifests[0].Digest, user); !strings.Contains(out, "in the layout\n") {
-		t.Errorf("an OCI layout as a context:\n%s", out)
+	var out []string
+	for _, m := range index.Manifests {
+		out = append(out, m.Digest)
 	}
+	return out
 }
 
 func lint(t *testing.T, s *harness.Stack) {

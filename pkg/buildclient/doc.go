@@ -3,8 +3,8 @@
 //
 // [Run] opens a session, on which the daemon finds what the build needs from here: the
 // directories (files.go), secrets, credentials, SSH agents, archives (attach.go), and places
-// for results (receive.go). It asks for the build with Control.Solve and passes on what
-// Control.Status tells.
+// for results (receive.go), OCI layouts (content.go). It asks for the build with Control.Solve and passes on what
+// Control.Status tells. When a step fails it may give the caller a shell there (shell.go).
 //
 // A directory is sent with fsutil's protocol (pkg/buildkit/transfer): the daemon hears what
 // each file looks like and asks for the content of those it does not know. What is to be

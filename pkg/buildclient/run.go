@@ -36,6 +36,7 @@ type Build struct {
 	// what it was sent. "" keeps nothing.
 	SharedKey    string
 	Dirs         map[string]string // local directories, by the name that the frontend knows
+	Layouts      map[string]string // OCI layouts, by the name that a context oci-layout://NAME@DIGEST has
 	Uploads      map[string]io.Reader
 	Secrets      map[string]Secret
 	Agents       map[string]Agent
@@ -68,7 +69,7 @@ type File interface {
 type Cache struct {
 	Type  string
 	Attrs map[string]string
-	Dir   string // of type local: an OCI layout
+	Dir   string // of type local: an OCI layout; Attrs[digest] says what of it to use
 }
 
 // Secret returns a secret when it is asked for.
@@ -175,11 +176,11 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 		}
 		req.Exporters = append(req.Exporters, &controlpb.Exporter{Type: o.Type, Attrs: o.Attrs})
 	}
-	for _, c := range b.CacheFrom {
-		req.Cache.Imports = append(req.Cache.Imports, &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs})
+	for i, c := range b.CacheFrom {
+		req.Cache.Imports = append(req.Cache.Imports, c.entry("src", storeName(cacheFrom, i)))
 	}
-	for _, c := range b.CacheTo {
-		req.Cache.Exports = append(req.Cache.Exports, &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs})
+	for i, c := range b.CacheTo {
+		req.Cache.Exports = append(req.Cache.Exports, c.entry("dest", storeName(cacheTo, i)))
 	}
 	if b.Attrs["requestid"] != "" {
 		return b.call(ctx, conn, req, res)
@@ -189,10 +190,20 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 		req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureShell
 	}
 	r, err := conn.Control().Solve(ctx, req)
-	if err == nil {
-		res.Response = r.ExporterResponse
+	if err != nil {
+		return err
 	}
-	return err
+	res.Response = r.ExporterResponse
+	return b.tagCaches(res.Response)
+}
+
+// entry is c as Solve has it; in key it names the store of c's directory.
+func (c *Cache) entry(key, store string) *controlpb.CacheOptionsEntry {
+	attrs := maps.Clone(c.Attrs)
+	if c.Dir != "" {
+		attrs[key] = store
+	}
+	return &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: attrs}
 }
 
 // frontend is what reads Dockerfiles.

@@ -49,6 +49,10 @@ const (
 	KeyFailure    = "strata-failure-bin"
 )
 
+// KeyCacheManifest is where Solve answers with the descriptor of a cache that was exported to
+// an OCI layout of the client, as JSON: the client keeps the index.
+const KeyCacheManifest = "cache.manifest"
+
 // Names of the local sources of the Dockerfile frontend.
 const (
 	LocalContext    = "context"

@@ -23,7 +23,8 @@ func TestBuilderPoliciesAreThoseOfTheFile(t *testing.T) {
 		{"the older word", `{"gc": {"enabled": true, "defaultKeepStorage": "1GB"}}`, []build.Policy{{All: true, Keep: 1 << 30}}, nil},
 		{
 			"policies in their order", `{"gc": {"policy": [{"filter": ["type=regular", "unused-for==48h"]}, {"keepStorage": "2MB", "all": true}]}}`,
-			[]build.Policy{{Types: []string{"regular"}, UnusedFor: 48 * time.Hour}, {All: true, Keep: 2 << 20}}, nil,
+			[]build.Policy{{Types: []string{"regular"}, UnusedFor: 48 * time.Hour}, {All: true, Keep: 2 << 20}},
+			nil,
 		},
 		{"a filter that nobody knows", `{"gc": {"policy": [{"filter": ["colour=red"]}]}}`, nil, errdefs.IsInvalidArgument},
 		{"no duration", `{"gc": {"policy": [{"filter": ["unused-for=long"]}]}}`, nil, errdefs.IsInvalidArgument},

@@ -64,6 +64,7 @@ type Config struct {
 	StorageDriver  string                   `json:"storage-driver"`
 
 	NetworkConfig
+	Builder BuilderConfig `json:"builder"`
 	Unsupported
 }
 
@@ -106,7 +107,6 @@ type Unsupported struct {
 	FixedCIDRv6         string            `json:"fixed-cidr-v6"`
 	DefaultGateway      string            `json:"default-gateway"`
 	DefaultGatewayV6    string            `json:"default-gateway-v6"`
-	Builder             map[string]any    `json:"builder"`
 	MaxDownloads        int               `json:"max-concurrent-downloads"`
 	MaxUploads          int               `json:"max-concurrent-uploads"`
 	MaxAttempts         int               `json:"max-download-attempts"`
@@ -278,6 +278,9 @@ func (c *Config) check() error {
 	}
 	if c.Publish != "" && c.Publish != publishRespectHost {
 		return bad("publish %q: want %q or nothing", c.Publish, publishRespectHost)
+	}
+	if _, err := c.Builder.GC.policies(); err != nil {
+		return fmt.Errorf("invalid configuration: %w", err)
 	}
 	for _, o := range c.ExecOpts {
 		k, v, _ := strings.Cut(o, "=")

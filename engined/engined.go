@@ -103,7 +103,11 @@ func Run(ctx context.Context, cfg Config, d Daemon) error {
 	ctrs.Health = probes
 	about := host.New(hostConfig(cfg, id, ctrCfg), sup, ctrs, evts)
 	about.Images = func(ctx context.Context) int { return imageCount(ctx, imgs) }
-	builds, err := build.New(buildConfig(cfg, ctrCfg), sup, imgs, nets)
+	buildCfg, err := buildConfig(cfg, ctrCfg)
+	if err != nil {
+		return err
+	}
+	builds, err := build.New(buildCfg, sup, imgs, nets)
 	if err != nil {
 		return err
 	}

@@ -277,7 +277,8 @@ func sweepVolumes(ctx context.Context, vols *volumes.Manager, ctrs *containers.S
 }
 
 // buildConfig lets commands of builds run as containers do by default.
-func buildConfig(cfg Config, c containers.Config) build.Config {
+func buildConfig(cfg Config, c containers.Config) (build.Config, error) {
+	policies, err := cfg.Builder.GC.policies()
 	rt := c.Runtimes[c.DefaultRuntime]
 	if c.DefaultRuntime == "" {
 		rt = c.Runtimes["strata"]
@@ -285,7 +286,8 @@ func buildConfig(cfg Config, c containers.Config) build.Config {
 	return build.Config{
 		DataRoot: cfg.DataRoot, ExecRoot: cfg.ExecRoot, Runtime: rt.Type, Options: rt.Options, ShimPath: c.ShimPath, Cgroup: c.Cgroup,
 		ShmSize: c.ShmSize, Ulimits: c.Ulimits, Seccomp: c.SeccompProfile, CgroupnsMode: c.CgroupnsMode,
-	}
+		Policies: policies, Denied: cfg.Builder.Entitlements.denied(),
+	}, err
 }
 
 func buildkitConfig(cfg Config, id string, imgs *images.Service, nets *networks.Manager) buildkit.Config {

@@ -13,15 +13,20 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/networks"
 	"strata/pkg/ctxlog"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
 // *CommandError, ErrNotFound for missing images and files, ErrInvalidArgument,
+// ErrPermissionDenied for what the operator or the client does not allow,
 // ErrNotImplemented, context.Canceled.
 func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, error) {
 	outputs, err := r.outputs()
 	if err != nil {
+		return Result{}, err
+	}
+	if err := s.checkEntitlements(&r); err != nil {
 		return Result{}, err
 	}
 	b := newBuilder(s, r, o)
@@ -37,11 +42,25 @@ func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, err
 		return Result{}, err
 	}
 	if b.held != nil { // something was made
-		if _, err := s.pruned(ctx, PruneRequest{Keep: s.cfg.Keep, All: true, auto: true}); err != nil {
+		if err := s.collect(ctx); err != nil {
 			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
 		}
 	}
 	return result, nil
+}
+
+// checkEntitlements refuses what the operator denies.
+func (s *Service) checkEntitlements(r *Request) error {
+	wanted := r.Entitlements
+	if r.Network == networks.NetworkHost {
+		wanted = append(slices.Clone(wanted), EntitlementHostNetwork)
+	}
+	for _, e := range wanted {
+		if slices.Contains(s.cfg.Denied, e) {
+			return fmt.Errorf("%s is denied by builder.entitlements of the engine's configuration: %w", e, errdefs.ErrPermissionDenied)
+		}
+	}
+	return nil
 }
 
 // builder is one build.

@@ -131,6 +131,20 @@ func (s *Service) Prune(ctx context.Context, r PruneRequest) (Pruned, error) {
 	return s.pruned(ctx, r)
 }
 
+// collect applies the policies.
+func (s *Service) collect(ctx context.Context) error {
+	var err error
+	for _, p := range s.cfg.Policies {
+		r := PruneRequest{All: p.All, Keep: p.Keep, Types: p.Types, auto: true}
+		if p.UnusedFor > 0 {
+			r.Until = time.Now().Add(-p.UnusedFor)
+		}
+		_, perr := s.pruned(ctx, r)
+		err = errors.Join(err, perr)
+	}
+	return err
+}
+
 func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	var out Pruned
 	all, err := s.cache.all()
@@ -141,7 +155,7 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	for _, rec := range all {
 		total += rec.Size
 	}
-	if r.auto && total <= r.Keep {
+	if r.auto && r.Keep > 0 && total <= r.Keep {
 		return out, nil
 	}
 	mounts, err := s.cacheMounts(ctx)

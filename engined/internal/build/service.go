@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -34,11 +35,21 @@ type Config struct {
 	Seccomp  string
 	// CgroupnsMode of commands.
 	CgroupnsMode container.CgroupnsMode
-	// Keep is how many bytes of cache stay after a build; zero means DefaultKeep.
-	Keep int64
+	// Policies are applied to the cache after each build that made something, in their order.
+	Policies []Policy
+	// Denied are entitlements that no client can grant.
+	Denied []string
 }
 
-// DefaultKeep is how much cache stays, in bytes.
+// Policy says what of the cache may go by itself.
+type Policy struct {
+	All       bool          // also what images consist of, which then keep it for themselves
+	Keep      int64         // bytes that stay; zero for none
+	UnusedFor time.Duration // only what was not used for so long; zero for any
+	Types     []string      // only these; none for any
+}
+
+// DefaultKeep is how much cache stays if nobody says otherwise, in bytes.
 const DefaultKeep = 20 << 30
 
 // limits of a build context: its index is in memory, about 400 bytes for a file.
@@ -61,9 +72,6 @@ type Service struct {
 
 // New opens the cache. Close the Service.
 func New(cfg Config, sup *supervisor.Client, imgs *images.Service, nets *networks.Manager) (*Service, error) {
-	if cfg.Keep == 0 {
-		cfg.Keep = DefaultKeep
-	}
 	s := &Service{cfg: cfg, sup: sup, images: imgs, nets: nets, host: platforms.DefaultSpec(), flight: map[string]*flight{}, inUse: map[string]int{}}
 	for _, dir := range []string{s.tmpDir(), s.cacheDir(), s.runDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -96,8 +96,9 @@ func Run(ctx context.Context, args Args) (*Child, error) {
 		return nil, err
 	}
 	if args.Task != nil && !args.Unprivileged && joinsPID(args.Plan) {
+		// For good: this thread could not make another (clone(2), EINVAL), and while it is
+		// locked Go makes them elsewhere.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		// For children of this thread only: setns(2).
 		if err := unix.Setns(int(args.Task.Fd()), unix.CLONE_NEWPID); err != nil {
 			return nil, fmt.Errorf("join the task's pid namespace: setns: %w", err)

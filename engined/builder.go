@@ -1,0 +1,111 @@
+package engined
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/engined/internal/build"
+)
+
+// BuilderConfig is "builder": what of the build cache stays, and what builds may do.
+type BuilderConfig struct {
+	GC           BuilderGC    `json:"gc"`
+	Entitlements Entitlements `json:"entitlements"`
+}
+
+// BuilderGC is "builder.gc".
+type BuilderGC struct {
+	Enabled *bool           `json:"enabled"` // nil: true
+	Policy  []BuilderPolicy `json:"policy"`  // none: one that keeps the default
+	// Older and newer words for how much stays if there is no policy.
+	DefaultKeepStorage   Size `json:"defaultKeepStorage"`
+	DefaultReservedSpace Size `json:"defaultReservedSpace"`
+	DefaultMaxUsedSpace  Size `json:"defaultMaxUsedSpace"`
+	DefaultMinFreeSpace  Size `json:"defaultMinFreeSpace"`
+}
+
+// BuilderPolicy is one of "builder.gc.policy"; they are applied in their order.
+type BuilderPolicy struct {
+	All           bool     `json:"all"`
+	Filter        []string `json:"filter"` // "unused-for=48h", "type=regular"
+	KeepStorage   Size     `json:"keepStorage"`
+	ReservedSpace Size     `json:"reservedSpace"`
+	MaxUsedSpace  Size     `json:"maxUsedSpace"`
+	MinFreeSpace  Size     `json:"minFreeSpace"`
+}
+
+// Entitlements is "builder.entitlements": what a client may allow a build; nil is true.
+type Entitlements struct {
+	NetworkHost      *bool `json:"network-host"`
+	SecurityInsecure *bool `json:"security-insecure"`
+}
+
+// denied are the entitlements that no client can grant.
+func (e Entitlements) denied() []string {
+	var out []string
+	for name, allowed := range map[string]*bool{build.EntitlementHostNetwork: e.NetworkHost, build.EntitlementInsecure: e.SecurityInsecure} {
+		if allowed != nil && !*allowed {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// policies returns what is applied to the cache after a build; none if nothing is. Errors
+// are of class ErrInvalidArgument or ErrNotImplemented.
+func (g BuilderGC) policies() ([]build.Policy, error) {
+	if g.Enabled != nil && !*g.Enabled {
+		return nil, nil
+	}
+	if len(g.Policy) == 0 {
+		keep, err := kept(g.DefaultKeepStorage, g.DefaultReservedSpace, g.DefaultMaxUsedSpace, g.DefaultMinFreeSpace)
+		if err != nil {
+			return nil, fmt.Errorf("builder.gc: %w", err)
+		}
+		if keep == 0 {
+			keep = build.DefaultKeep
+		}
+		return []build.Policy{{All: true, Keep: keep}}, nil
+	}
+	var out []build.Policy
+	for i, p := range g.Policy {
+		b, err := p.policy()
+		if err != nil {
+			return nil, fmt.Errorf("builder.gc.policy[%d]: %w", i, err)
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func (p BuilderPolicy) policy() (out build.Policy, err error) {
+	if out.Keep, err = kept(p.KeepStorage, p.ReservedSpace, p.MaxUsedSpace, p.MinFreeSpace); err != nil {
+		return out, err
+	}
+	out.All = p.All
+	for _, f := range p.Filter {
+		key, value, _ := strings.Cut(strings.Replace(f, "==", "=", 1), "=")
+		switch key {
+		case "unused-for", "until":
+			if out.UnusedFor, err = time.ParseDuration(value); err != nil || out.UnusedFor <= 0 {
+				return out, fmt.Errorf("filter %q: want a duration, as in 48h: %w", f, errdefs.ErrInvalidArgument)
+			}
+		case "type":
+			out.Types = append(out.Types, value)
+		default:
+			return out, fmt.Errorf("filter %q: want unused-for or type: %w", f, errdefs.ErrInvalidArgument)
+		}
+	}
+	return out, nil
+}
+
+// kept is how many bytes stay: the largest of what is said.
+func kept(keep, reserved, maxUsed, minFree Size) (int64, error) {
+	if minFree != 0 {
+		return 0, fmt.Errorf("a minimum of free space: %w", errdefs.ErrNotImplemented)
+	}
+	return int64(max(keep, reserved, maxUsed)), nil
+}

@@ -1,0 +1,69 @@
+package build
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// cached returns how many records there are, and their bytes.
+func (h *house) cached() (n int, bytes int64) {
+	h.t.Helper()
+	list, err := h.DiskUsage(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, u := range list {
+		bytes += u.Size
+	}
+	return len(list), bytes
+}
+
+func TestPoliciesHoldAfterEachBuild(t *testing.T) {
+	h := newHouse(t)
+	const size = 1 << 20
+	build := func(i int) {
+		h.must(Request{
+			Dockerfile: define("FROM scratch\nCOPY f /f\n"),
+			Context:    tarSource{t: t, files: map[string]string{"f": strings.Repeat(strconv.Itoa(i), size)}},
+			Outputs:    []Output{{Type: OutputCacheOnly}},
+		})
+	}
+	for i := range 3 { // nothing is collected
+		build(i)
+	}
+	if n, _ := h.cached(); n != 3 {
+		t.Fatalf("%d records without a policy, want 3", n)
+	}
+	h.cfg.Policies = []Policy{{All: true, UnusedFor: time.Hour}, {Types: []string{cacheMountType}}}
+	build(3)
+	if n, _ := h.cached(); n != 4 {
+		t.Errorf("%d records of which none is old or a cache mount, want 4", n)
+	}
+	h.cfg.Policies = []Policy{{All: true, Keep: 2 * size}}
+	for i := 4; i < 8; i++ {
+		build(i)
+		if n, bytes := h.cached(); bytes > 3*size || n == 0 { // that of this build is in use
+			t.Errorf("build %d: %d records with %d bytes, want at most %d and this build's own", i, n, bytes, 2*size)
+		}
+	}
+}
+
+func TestDeniedEntitlementsCannotBeGranted(t *testing.T) {
+	h := newHouse(t)
+	h.cfg.Denied = []string{EntitlementInsecure, EntitlementHostNetwork}
+	for name, r := range map[string]Request{
+		"granted by the client": {Entitlements: []string{EntitlementInsecure}},
+		"network of all steps":  {Network: "host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.Dockerfile = define("FROM scratch\nCOPY . /\n")
+			if _, _, err := h.try(r); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "builder.entitlements") {
+				t.Errorf("Build = %v, want ErrPermissionDenied and where it is set", err)
+			}
+		})
+	}
+}

@@ -111,7 +111,7 @@ func (s *session) build(ctx context.Context, c *cli.Context) error {
 	}
 	view.end(err)
 	if err != nil {
-		return s.buildFailure(c, err)
+		return s.buildFailure(c, err, res.NoShell)
 	}
 	if res.Metadata != nil {
 		return s.showCall(c, res.Metadata)

@@ -51,9 +51,16 @@ func (s *session) failureShell(view *buildView) func(context.Context, *buildclie
 	}
 }
 
-// buildFailure is why a build has failed, and how to have a look at the step.
-func (s *session) buildFailure(c *cli.Context, err error) error {
+// buildFailure is why a build has failed, and how to have a look at the step, or why not.
+func (s *session) buildFailure(c *cli.Context, err, noShell error) error {
 	shown := buildError(err)
+	if noShell != nil {
+		text, _ := buildclient.Explain(noShell)
+		if errors.Is(err, noShell) { // there is no other
+			return fmt.Errorf("--on-failure=shell: the daemon gives no shell: %s", text)
+		}
+		return fmt.Errorf("%w\n--on-failure=shell: the daemon gives no shell: %s", shown, text)
+	}
 	if buildkit.DetailsOf(err).Exit == 0 || c.String("on-failure") != "" || !isTerminal(s.stdout) {
 		return shown
 	}

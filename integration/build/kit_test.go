@@ -519,4 +519,11 @@ func TestStockDaemonBuildsForUs(t *testing.T) {
 	if out, err := engine("build", "--network", "none", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN exit 4\n"})); err == nil || !strings.Contains(out, "exit code: 4") {
 		t.Errorf("a command that fails: %v\n%s", err, out)
 	}
+	shell := docker("build", "--network", "none", "--on-failure=shell", project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN sleep 1; exit 4\n"}))
+	shell.Args[slices.Index(shell.Args, stockClient)] = harness.Bin(t, "engine")
+	term := harness.StartTerminal(t, shell)
+	term.Expect("--on-failure=shell: the daemon")
+	if code := term.Wait(); code == 0 {
+		t.Errorf("a shell that the daemon cannot give: exit code 0\n%s", term.Screen())
+	}
 }

@@ -83,6 +83,7 @@ type Result struct {
 	Ref      string            // names it in the daemon's history
 	Response map[string]string // of the exporters: containerimage.digest, …
 	Metadata map[string][]byte // of a call instead of a build
+	NoShell  error             // why the daemon has not given the shell that was asked for
 }
 
 // Conn is a connection to a daemon's control API. Close it.
@@ -151,18 +152,24 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 		stop()
 		return err
 	})
-	var noShell error
+	var gaveUp bool
 	if b.OnFailure != nil {
 		g.Go(func() error {
-			if noShell = b.shell(ctx, conn, res.Ref); noShell != nil {
-				giveUp() // a build without the shell that was asked for is no use
+			if res.NoShell = b.shell(ctx, conn, res.Ref); res.NoShell == nil {
+				return nil
 			}
-			return noShell
+			select {
+			case <-solved:
+			default: // a build without the shell that was asked for is no use
+				gaveUp = true
+				giveUp()
+			}
+			return nil
 		})
 	}
 	err = g.Wait()
-	if noShell != nil { // it is why the build ended
-		err = noShell
+	if gaveUp {
+		err = res.NoShell
 	}
 	return res, err
 }

@@ -192,7 +192,8 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 	if b.Attrs["requestid"] != "" {
 		return b.call(ctx, conn, req, res)
 	}
-	req.Frontend, req.FrontendAttrs = frontend, maps.Clone(b.Attrs)
+	req.Frontend, req.FrontendAttrs = frontend, map[string]string{}
+	maps.Copy(req.FrontendAttrs, b.Attrs)
 	if b.OnFailure != nil {
 		req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureShell
 	}
@@ -206,7 +207,8 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 
 // entry is c as Solve has it; in key it names the store of c's directory.
 func (c *Cache) entry(key, store string) *controlpb.CacheOptionsEntry {
-	attrs := maps.Clone(c.Attrs)
+	attrs := map[string]string{}
+	maps.Copy(attrs, c.Attrs)
 	if c.Dir != "" {
 		attrs[key] = store
 	}

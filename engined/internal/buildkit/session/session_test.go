@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 
 	"strata/engined/internal/buildkit/synced"
@@ -81,6 +83,57 @@ func run(t *testing.T, b buildclient.Build, do func(ctx context.Context, s *Sess
 	defer cancel()
 	_, err := buildclient.Run(ctx, d, b, func(*controlpb.StatusResponse) {})
 	return err
+}
+
+func TestBlobsAreInALayoutOfTheClient(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layout")
+	data := bytes.Repeat([]byte("blob "), 1<<19) // more than two messages
+	d := ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}
+	err := run(t, buildclient.Build{CacheTo: []buildclient.Cache{{Type: "local", Dir: dir}}}, func(ctx context.Context, s *Session) error {
+		b := s.Blobs("local:cache-to-0")
+		if _, err := b.Open(ctx, d); !errdefs.IsNotFound(err) {
+			t.Errorf("a blob that is not there: %v", err)
+		}
+		if err := b.Write(ctx, d, bytes.NewReader(data[1:])); err == nil {
+			t.Error("another content than the digest says is taken")
+		}
+		if _, err := b.Resolve(ctx, d.Digest.String()); !errdefs.IsNotFound(err) {
+			t.Errorf("it is there: %v", err)
+		}
+		for range 2 { // the second time it is there
+			if err := b.Write(ctx, d, bytes.NewReader(data)); err != nil {
+				t.Error(err)
+			}
+		}
+		r, err := b.Open(ctx, d)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = r.Close() }()
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if got, err := b.Resolve(ctx, d.Digest.String()); err != nil || got.Size != d.Size {
+			t.Errorf("%+v, %v", got, err)
+		}
+		outside := ocispec.Descriptor{Digest: "sha256:../../../../../../etc/passwd"}
+		if _, err := b.Open(ctx, outside); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", outside.Digest, err)
+		}
+		if err := b.Write(ctx, outside, bytes.NewReader(data)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("write %s: %v", outside.Digest, err)
+		}
+		if _, err := s.Blobs("local:other").Open(ctx, d); !errdefs.IsNotFound(err) {
+			t.Errorf("a store that nobody has offered: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 || list[0].Name() != "blobs" {
+		t.Errorf("the directory has %v, %v", list, err)
+	}
 }
 
 func TestSecretsAndCredentialsComeFromTheClient(t *testing.T) {

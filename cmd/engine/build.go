@@ -28,9 +28,9 @@ func buildCommand(s *session) cliapp.Command {
 			listFlag("annotation", "", "Add annotation to the image"),
 			listFlag("attest", "", `Attestation parameters ("type=provenance,mode=max")`),
 			listFlag("build-arg", "", "Set build-time variables"),
-			listFlag("build-context", "", "Additional build contexts (name=path)"),
-			listFlag("cache-from", "", `External cache sources ("user/app:cache", "type=registry,ref=…")`),
-			listFlag("cache-to", "", `Cache export destinations ("type=inline", "type=registry,ref=…")`),
+			listFlag("build-context", "", `Additional build contexts ("name=path", "name=docker-image://…", "name=oci-layout://DIR[:TAG|@DIGEST]")`),
+			listFlag("cache-from", "", `External cache sources ("user/app:cache", "type=registry,ref=…", "type=local,src=DIR")`),
+			listFlag("cache-to", "", `Cache export destinations ("type=inline", "type=registry,ref=…", "type=local,dest=DIR")`),
 			{Name: "call", Kind: cliapp.String, Default: "build", Usage: `Method of evaluating the build ("check", "targets", "subrequests.describe")`},
 			stringFlag("cgroup-parent", "", "Set the parent cgroup for the RUN instructions"),
 			boolFlag("check", "", `Shorthand for "--call=check"`),
@@ -44,6 +44,7 @@ func buildCommand(s *session) cliapp.Command {
 			stringFlag("network", "", "Set the networking mode for the RUN instructions"),
 			boolFlag("no-cache", "", "Do not use cache when building the image"),
 			listFlag("no-cache-filter", "", "Do not cache specified stages"),
+			{Name: "on-failure", Kind: cliapp.String, Usage: `What to do when a step fails ("shell": a shell with the files before it)`, Check: checkOnFailure},
 			listFlag("output", "o", `Output destination ("type=local,dest=path", "type=tar", "type=oci", "type=docker", "type=image,push=true")`),
 			listFlag("platform", "", "Set target platforms for build"),
 			{Name: "progress", Kind: cliapp.String, Default: defaultProgress(), Usage: `Set type of progress output ("auto", "plain", "tty", "quiet", "rawjson")`, Check: checkProgress},
@@ -81,6 +82,9 @@ func checkProgress(v string) error {
 }
 
 func (s *session) build(ctx context.Context, c *cli.Context) error {
+	if err := s.checkShellTerminal(c); err != nil {
+		return err
+	}
 	b := &buildclient.Build{Attrs: map[string]string{}, Dirs: map[string]string{}}
 	done, err := setBuildContext(b, c, s.stdin)
 	defer done()
@@ -96,6 +100,9 @@ func (s *session) build(ctx context.Context, c *cli.Context) error {
 	}
 	quiet := c.Bool("quiet") || c.String("progress") == "quiet"
 	view := s.newBuildView(c, quiet)
+	if c.String("on-failure") != "" {
+		b.OnFailure = s.failureShell(view)
+	}
 	stop := view.animate()
 	res, err := buildclient.Run(ctx, engine, *b, func(e *controlpb.StatusResponse) { view.tell(e) })
 	stop()
@@ -104,7 +111,7 @@ func (s *session) build(ctx context.Context, c *cli.Context) error {
 	}
 	view.end(err)
 	if err != nil {
-		return buildError(err)
+		return s.buildFailure(c, err)
 	}
 	if res.Metadata != nil {
 		return s.showCall(c, res.Metadata)

@@ -183,7 +183,32 @@ func sharedKey(path string) (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// namedContexts reads NAME=PATH, NAME=URL, NAME=docker-image://REFERENCE.
+// layoutScheme is that of contexts in OCI layouts.
+const layoutScheme = "oci-layout://"
+
+// layoutContext reads DIR, DIR:TAG and DIR@DIGEST. The daemon does not learn which DIR.
+func layoutContext(b *buildclient.Build, name, layout string) error {
+	dir, sum, pinned := strings.Cut(layout, "@")
+	tag := ""
+	if i := strings.LastIndexByte(dir, ':'); i > strings.LastIndexByte(dir, '/') {
+		dir, tag = dir[:i], dir[i+1:]
+	}
+	if !pinned {
+		d, err := buildclient.FindInLayout(dir, tag)
+		if err != nil {
+			return err
+		}
+		sum = d.String()
+	}
+	if b.Layouts == nil {
+		b.Layouts = map[string]string{}
+	}
+	store := fmt.Sprint("layout", len(b.Layouts))
+	b.Layouts[store], b.Attrs["context:"+name] = dir, layoutScheme+store+"@"+sum
+	return nil
+}
+
+// namedContexts reads NAME=PATH, NAME=URL, NAME=docker-image://REFERENCE, NAME=oci-layout://DIR.
 func namedContexts(b *buildclient.Build, list []string) error {
 	for _, spec := range list {
 		name, value, ok := strings.Cut(spec, "=")
@@ -191,8 +216,11 @@ func namedContexts(b *buildclient.Build, list []string) error {
 			return fmt.Errorf("invalid context value: %s, expected key=value", spec)
 		}
 		name = strings.ToLower(name)
-		if strings.HasPrefix(value, "oci-layout://") {
-			return fmt.Errorf("--build-context %s: OCI layouts: not implemented", spec)
+		if layout, ok := strings.CutPrefix(value, layoutScheme); ok {
+			if err := layoutContext(b, name, layout); err != nil {
+				return fmt.Errorf("failed to get build context %s: %w", name, err)
+			}
+			continue
 		}
 		if isRemoteContext(value) || strings.HasPrefix(value, "docker-image://") {
 			b.Attrs["context:"+name] = value

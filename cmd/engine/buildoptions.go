@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -14,7 +15,6 @@ import (
 
 	"strata/pkg/buildclient"
 	"strata/pkg/buildkit/controlpb"
-	"strata/pkg/cliapp"
 	"strata/pkg/client"
 	"strata/pkg/runspec"
 )
@@ -53,7 +53,7 @@ func (s *session) setBuildOptions(ctx context.Context, b *buildclient.Build, c *
 		func() error { return setBuildCall(b, c) },
 		func() error { return setAttestations(b, c) },
 		func() error { return setBuildHosts(ctx, b, c, engine) },
-		func() error { return setBuildCaches(b, c) },
+		func() error { return s.setBuildCaches(b, c) },
 		func() error { return s.setBuildOutputs(b, c) },
 	} {
 		if err := set(); err != nil {
@@ -221,7 +221,7 @@ func fields(flag, spec string) (map[string]string, error) {
 	return out, nil
 }
 
-func setBuildCaches(b *buildclient.Build, c *cli.Context) error {
+func (s *session) setBuildCaches(b *buildclient.Build, c *cli.Context) error {
 	for flag, to := range map[string]*[]buildclient.Cache{"cache-from": &b.CacheFrom, "cache-to": &b.CacheTo} {
 		for _, spec := range c.StringSlice(flag) {
 			if !strings.Contains(spec, "=") {
@@ -238,12 +238,46 @@ func setBuildCaches(b *buildclient.Build, c *cli.Context) error {
 			case "":
 				return fmt.Errorf("invalid --%s %q: type required form> \"type=registry,ref=…\"", flag, spec)
 			case "local":
-				return cliapp.Exit(cliapp.StatusUsage, "engine build --%s type=local: not implemented", flag)
+				ok, err := s.localCache(&cache, flag)
+				if err != nil {
+					return fmt.Errorf("invalid --%s %q: %w", flag, spec, err)
+				}
+				if !ok {
+					continue
+				}
 			}
 			*to = append(*to, cache)
 		}
 	}
+	local := 0
+	for _, c := range b.CacheTo {
+		if c.Dir != "" {
+			local++
+		}
+	}
+	if local > 1 { // the daemon answers with one manifest
+		return errors.New("--cache-to: caches in several directories: not implemented")
+	}
 	return nil
+}
+
+// localCache sets the directory of a cache, and which of what is there is meant. ok is false
+// if there is no cache yet to be taken from it.
+func (s *session) localCache(cache *buildclient.Cache, flag string) (ok bool, err error) {
+	key := map[string]string{"cache-from": "src", "cache-to": "dest"}[flag]
+	if cache.Dir = cache.Attrs[key]; cache.Dir == "" {
+		return false, fmt.Errorf("%s is required", key)
+	}
+	if flag == "cache-to" || cache.Attrs["digest"] != "" {
+		return true, nil
+	}
+	d, err := buildclient.FindInLayout(cache.Dir, cache.Attrs["tag"])
+	if errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(s.stderr, "WARNING: there is no cache in %s yet\n", cache.Dir)
+		return false, nil
+	}
+	cache.Attrs["digest"] = d.String()
+	return true, err
 }
 
 // buildSecrets reads "id=x,src=FILE", "id=x,env=VAR" and "id=x" (variable x, or file x).

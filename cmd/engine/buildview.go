@@ -265,6 +265,17 @@ func (v *buildView) animate() (stop func()) {
 	return func() { close(end); <-ended }
 }
 
+// suspend leaves the terminal to somebody else until resume is called. What happens
+// meanwhile is shown after that.
+func (v *buildView) suspend() (resume func()) {
+	v.mu.Lock()
+	if v.mode == "tty" {
+		v.draw(false)
+		v.drawn = 0
+	}
+	return v.mu.Unlock
+}
+
 // draw replaces the picture on the terminal. Preconditions: mu is held.
 func (v *buildView) draw(last bool) {
 	height, width := v.width()

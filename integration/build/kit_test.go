@@ -146,7 +146,7 @@ func members(t *testing.T, file string) []string {
 }
 
 func outputs(t *testing.T, s *harness.Stack) {
-	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN mkdir /o && echo made >/o/f && chmod 750 /o/f && ln -s f /o/l\nFROM scratch\nCOPY --from=make /o/ /\n"})
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test AS make\nRUN mkdir /o && echo made >/o/f && chmod 750 /o/f && ln -s f /o/l && mkdir -m 1777 /o/tmp && mkdir -m 500 /o/in && mkdir -m 2750 /o/in/er\nFROM scratch\nCOPY --from=make /o/ /\n"})
 	for _, client := range kitClients {
 		out := t.TempDir()
 		at := func(name string) string { return filepath.Join(out, name) }
@@ -157,8 +157,10 @@ func outputs(t *testing.T, s *harness.Stack) {
 		if data, err := os.ReadFile(at("dir/l")); err != nil || string(data) != "made\n" {
 			t.Errorf("%s: directory: %q, %v", client, data, err)
 		}
-		if info, err := os.Stat(at("dir/f")); err != nil || info.Mode() != 0o750 {
-			t.Errorf("%s: directory: %v, %v", client, info, err)
+		for name, want := range map[string]os.FileMode{"f": 0o750, "tmp": os.ModeDir | os.ModeSticky | 0o777, "in": os.ModeDir | 0o500, "in/er": os.ModeDir | os.ModeSetgid | 0o750} {
+			if info, err := os.Stat(at("dir/" + name)); err != nil || info.Mode() != want {
+				t.Errorf("%s: directory: %v, %v", client, info, err)
+			}
 		}
 		if list := members(t, at("t.tar")); !slices.Contains(list, "f") || !slices.Contains(list, "l") {
 			t.Errorf("%s: tar: %q", client, list)
@@ -254,40 +256,71 @@ func elsewhere(t *testing.T, s *harness.Stack) {
 	}
 }
 
-// layouts are served by the stock buildx only.
 func layouts(t *testing.T, s *harness.Stack) {
 	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid >/once\n"})
-	cache := filepath.Join(t.TempDir(), "cache")
-	mustBuild(t, s, "buildx", "--no-cache", "--cache-to", "type=local,dest="+cache, "-t", "cached:1", dir)
-	if _, err := os.Stat(filepath.Join(cache, "index.json")); err != nil {
-		t.Errorf("the cache has no index: %v", err)
-	}
-	s.OK("engine", "builder", "prune", "-af")
-	if out := plain(t, s, "buildx", "--cache-from", "type=local,src="+cache, "-t", "cached:2", dir); !strings.Contains(out, "CACHED") {
-		t.Errorf("the cache was of no use:\n%s", out)
-	}
-	if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
-		t.Errorf("the step ran again: %s, %s", one, two)
-	}
-	archive := filepath.Join(t.TempDir(), "image.tar")
 	both := project(t, map[string]string{"Dockerfile": "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY a /\n", "a": "in the layout\n"})
-	mustBuild(t, s, "buildx", "--platform", "linux/amd64,linux/arm64", "-o", "type=oci,dest="+archive, both)
-	layout := t.TempDir()
-	if out, err := exec.Command("tar", "-C", layout, "-xf", archive).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
+	for _, client := range kitClients {
+		cache := filepath.Join(t.TempDir(), "cache")
+		mustBuild(t, s, client, "--cache-from", "type=local,src="+cache, "--no-cache", "--cache-to", "type=local,dest="+cache, "-t", "cached:1", dir)
+		if left, err := filepath.Glob(filepath.Join(cache, ".*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left in the cache: %q, %v", client, left, err)
+		}
+		for _, other := range kitClients {
+			s.OK("engine", "builder", "prune", "-af")
+			if out := plain(t, s, other, "--cache-from", "type=local,src="+cache, "-t", "cached:2", dir); !strings.Contains(out, "CACHED") {
+				t.Errorf("the cache of %s was of no use to %s:\n%s", client, other, out)
+			}
+			if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
+				t.Errorf("%s: the step ran again: %s, %s", other, one, two)
+			}
+		}
+		// Again: what is there stays, and the index has one entry of a name.
+		mustBuild(t, s, client, "--cache-to", "type=local,dest="+cache+",mode=max", "-t", "cached:1", dir)
+		if list := layoutIndex(t, cache); len(list) != 1 {
+			t.Errorf("%s: the cache's index has %q", client, list)
+		}
+		archive, layout := filepath.Join(t.TempDir(), "image.tar"), t.TempDir()
+		mustBuild(t, s, client, "--platform", "linux/amd64,linux/arm64", "-t", "layout:one", "-o", "type=oci,dest="+archive, both)
+		if out, err := exec.Command("tar", "-C", layout, "-xf", archive).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		list := layoutIndex(t, layout)
+		if len(list) != 1 {
+			t.Fatalf("%s: the layout's index has %q", client, list)
+		}
+		for _, ref := range []string{layout + "@" + list[0], layout + ":one"} {
+			if out := plain(t, s, client, "--no-cache", "--build-context", "base=oci-layout://"+ref, user); !strings.Contains(out, "in the layout\n") {
+				t.Errorf("%s: an OCI layout as a context:\n%s", client, out)
+			}
+		}
+		for _, ref := range []string{layout + ":nosuch", layout + "@sha256:" + strings.Repeat("0", 64), layout + "/nosuch"} {
+			if client == "buildx" && strings.HasSuffix(ref, ":nosuch") {
+				continue // it takes the only image that there is
+			}
+			if r := build(s, client, "--no-cache", "--build-context", "base=oci-layout://"+ref, user); r.Code == 0 {
+				t.Errorf("%s: %s is no error", client, ref)
+			}
+		}
 	}
+}
+
+// layoutIndex are the digests in the index of an OCI layout.
+func layoutIndex(t *testing.T, dir string) []string {
+	t.Helper()
 	var index struct{ Manifests []struct{ Digest string } }
-	raw, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
 	if err == nil {
 		err = json.Unmarshal(raw, &index)
 	}
-	if err != nil || len(index.Manifests) != 1 {
+	if err != nil {
 		t.Fatalf("index %s, %v", raw, err)
 	}
-	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
-	if out := plain(t, s, "buildx", "--build-context", "base=oci-layout://"+layout+"@"+index.Manifests[0].Digest, user); !strings.Contains(out, "in the layout\n") {
-		t.Errorf("an OCI layout as a context:\n%s", out)
+	var out []string
+	for _, m := range index.Manifests {
+		out = append(out, m.Digest)
 	}
+	return out
 }
 
 func lint(t *testing.T, s *harness.Stack) {

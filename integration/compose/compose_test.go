@@ -277,3 +277,68 @@ func TestProjectIsNetworked(t *testing.T) {
 	}
 	t.Logf("down of six containers took %v", time.Since(begin))
 }
+
+// TestProjectIsBuilt builds a project's images by the stock buildx, at the first up and when
+// asked for.
+func TestProjectIsBuilt(t *testing.T) {
+	s := harness.New(t)
+	s.Plugin("compose")
+	s.Plugin("buildx")
+	s.LoadBusybox()
+	dir := project(t, s, map[string]string{
+		"compose.yaml": `
+name: made
+services:
+  web:
+    build: {context: web, args: {WORD: first}, target: final, labels: {made: by-compose}}
+    image: made-web:1
+    command: cat /said
+  tool:
+    build:
+      context: tool
+      dockerfile_inline: |
+        FROM busybox:test
+        COPY file /file
+    command: cat /file
+`,
+		"web/Dockerfile": "FROM busybox:test AS final\nARG WORD\nRUN echo \"the $WORD word\" >/said\nFROM final\nRUN false\n",
+		"tool/file":      "of the tool\n",
+	})
+	compose := func(args ...string) harness.Result {
+		cmd := s.Command("docker", append([]string{"compose"}, args...)...)
+		cmd.Dir = dir
+		return s.Run(cmd)
+	}
+	if r := compose("build"); r.Code != 0 || !strings.Contains(r.Stderr+r.Stdout, "made-web:1") {
+		t.Fatalf("build: %+v", r)
+	}
+	for service, want := range map[string]string{"web": "the first word\n", "tool": "of the tool\n"} {
+		if r := compose("run", "--rm", "-T", service); r.Code != 0 || r.Stdout != want {
+			t.Errorf("run %s: %+v, want %q", service, r, want)
+		}
+	}
+	if got := s.OK("engine", "image", "inspect", "--format", "{{.Config.Labels.made}}", "made-web:1"); got != "by-compose" {
+		t.Errorf("the label is %q", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tool/file"), []byte("of another\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := compose("build", "--build-arg", "WORD=second", "web"); r.Code != 0 {
+		t.Errorf("build of one: %+v", r)
+	}
+	if r := compose("up", "--build", "--abort-on-container-exit", "--exit-code-from", "tool", "tool"); r.Code != 0 || !strings.Contains(r.Stdout, "of another") {
+		t.Errorf("up --build: %+v", r)
+	}
+	if r := compose("run", "--rm", "-T", "web"); r.Stdout != "the second word\n" {
+		t.Errorf("after a build with another argument: %+v", r)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "web/Dockerfile"), []byte("FROM busybox:test AS final\nRUN echo gone wrong; exit 3\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := compose("build", "web"); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "gone wrong") || !strings.Contains(r.Stdout+r.Stderr, "exit code: 3") {
+		t.Errorf("a build that fails: %+v", r)
+	}
+	if r := compose("down", "--rmi", "local", "-v"); r.Code != 0 {
+		t.Errorf("down: %+v", r)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,6 +109,10 @@ func receiveTree(stream packets, dir string) error {
 		if err := r.receive(stream, asks); err != nil {
 			return err
 		}
+		if err := r.finishDirs(); err != nil {
+			return err
+		}
+		// With this the build is over for the daemon: nothing may be left to be done.
 		asks.Add(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_FIN})
 		for { // until the daemon has answered: the end of the stream must not come before
 			if p, err := stream.Recv(); errors.Is(err, io.EOF) || err == nil && p.Type == sessionpb.Packet_PACKET_FIN {
@@ -121,7 +126,13 @@ func receiveTree(stream packets, dir string) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", dir, err)
 	}
-	for _, st := range r.dirs {
+	return nil
+}
+
+// finishDirs finishes directories, the inner ones first: their names may be out of reach
+// afterwards.
+func (r *receiver) finishDirs() error {
+	for _, st := range slices.Backward(r.dirs) {
 		if err := r.finish(st); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -35,6 +36,7 @@ type Build struct {
 	// what it was sent. "" keeps nothing.
 	SharedKey    string
 	Dirs         map[string]string // local directories, by the name that the frontend knows
+	Layouts      map[string]string // OCI layouts, by the name that a context oci-layout://NAME@DIGEST has
 	Uploads      map[string]io.Reader
 	Secrets      map[string]Secret
 	Agents       map[string]Agent
@@ -43,6 +45,9 @@ type Build struct {
 	CacheFrom    []Cache
 	CacheTo      []Cache
 	Entitlements []string
+	// OnFailure, if not nil, is called with a shell when a step has failed. The build ends
+	// after it returns, as it would have ended without.
+	OnFailure func(ctx context.Context, p *Process) error
 }
 
 // Output is one thing to be made of the result: Dir for a directory, File for an archive,
@@ -64,7 +69,7 @@ type File interface {
 type Cache struct {
 	Type  string
 	Attrs map[string]string
-	Dir   string // of type local: an OCI layout
+	Dir   string // of type local: an OCI layout; Attrs[digest] says what of it to use
 }
 
 // Secret returns a secret when it is asked for.
@@ -123,6 +128,8 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 		return res, err
 	}
 	defer s.close()
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	g := errgroup.Group{}
 	sctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -144,7 +151,20 @@ func Run(ctx context.Context, up Upgrader, b Build, tell func(*controlpb.StatusR
 		stop()
 		return err
 	})
-	return res, g.Wait()
+	var noShell error
+	if b.OnFailure != nil {
+		g.Go(func() error {
+			if noShell = b.shell(ctx, conn, res.Ref); noShell != nil {
+				giveUp() // a build without the shell that was asked for is no use
+			}
+			return noShell
+		})
+	}
+	err = g.Wait()
+	if noShell != nil { // it is why the build ended
+		err = noShell
+	}
+	return res, err
 }
 
 // solve asks for the build and waits for it.
@@ -156,21 +176,34 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 		}
 		req.Exporters = append(req.Exporters, &controlpb.Exporter{Type: o.Type, Attrs: o.Attrs})
 	}
-	for _, c := range b.CacheFrom {
-		req.Cache.Imports = append(req.Cache.Imports, &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs})
+	for i, c := range b.CacheFrom {
+		req.Cache.Imports = append(req.Cache.Imports, c.entry("src", storeName(cacheFrom, i)))
 	}
-	for _, c := range b.CacheTo {
-		req.Cache.Exports = append(req.Cache.Exports, &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs})
+	for i, c := range b.CacheTo {
+		req.Cache.Exports = append(req.Cache.Exports, c.entry("dest", storeName(cacheTo, i)))
 	}
 	if b.Attrs["requestid"] != "" {
 		return b.call(ctx, conn, req, res)
 	}
-	req.Frontend, req.FrontendAttrs = frontend, b.Attrs
-	r, err := conn.Control().Solve(ctx, req)
-	if err == nil {
-		res.Response = r.ExporterResponse
+	req.Frontend, req.FrontendAttrs = frontend, maps.Clone(b.Attrs)
+	if b.OnFailure != nil {
+		req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureShell
 	}
-	return err
+	r, err := conn.Control().Solve(ctx, req)
+	if err != nil {
+		return err
+	}
+	res.Response = r.ExporterResponse
+	return b.tagCaches(res.Response)
+}
+
+// entry is c as Solve has it; in key it names the store of c's directory.
+func (c *Cache) entry(key, store string) *controlpb.CacheOptionsEntry {
+	attrs := maps.Clone(c.Attrs)
+	if c.Dir != "" {
+		attrs[key] = store
+	}
+	return &controlpb.CacheOptionsEntry{Type: c.Type, Attrs: attrs}
 }
 
 // frontend is what reads Dockerfiles.

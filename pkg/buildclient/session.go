@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -37,6 +38,9 @@ func (b *Build) openSession(ctx context.Context, up Upgrader) (*session, error) 
 	}
 	if len(b.Uploads) > 0 {
 		sessionpb.RegisterUploadServer(s.server, uploadServer{uploads: b.Uploads})
+	}
+	if stores := b.stores(); len(stores) > 0 {
+		contentapi.RegisterContentServer(s.server, contentServer{stores: stores})
 	}
 	h := http.Header{}
 	h.Set(buildkit.HeaderSessionID, s.id)

@@ -34,6 +34,25 @@ const (
 // KeyBuildID is metadata of the bridge: the Ref of the Solve that a call belongs to.
 const KeyBuildID = "buildkit-controlapi-buildid"
 
+// A client that wants a shell in the place of a step that fails says so in Solve, by the
+// attribute, and asks the bridge for a process in the container of this name. It is not
+// BuildKit's: there a client makes its containers itself, of definitions of its own.
+const (
+	AttrOnFailure      = "on-failure"
+	OnFailureShell     = "shell"
+	ContainerOnFailure = "on-failure"
+)
+
+// Headers of the answer to it, once a step has failed: which, and with what error.
+const (
+	KeyFailedStep = "strata-failed-step-bin"
+	KeyFailure    = "strata-failure-bin"
+)
+
+// KeyCacheManifest is where Solve answers with the descriptor of a cache that was exported to
+// an OCI layout of the client, as JSON: the client keeps the index.
+const KeyCacheManifest = "cache.manifest"
+
 // Names of the local sources of the Dockerfile frontend.
 const (
 	LocalContext    = "context"

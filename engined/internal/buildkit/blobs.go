@@ -8,6 +8,7 @@ import (
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/buildkit/session"
+	"strata/pkg/buildkit"
 )
 
 // blobs is a store of content at the client; nil without a session.
@@ -32,9 +33,6 @@ func (b *blobs) Tag(_ context.Context, _ string, d ocispec.Descriptor) error {
 	return nil
 }
 
-// keyCache is where Solve answers with the descriptor of an exported cache, as JSON.
-const keyCache = "cache.manifest"
-
 // tellCache adds what Tag was told to an answer.
 func (j *job) tellCache(resp map[string]string) (map[string]string, error) {
 	j.mu.Lock()
@@ -46,6 +44,6 @@ func (j *job) tellCache(resp map[string]string) (map[string]string, error) {
 	if resp == nil {
 		resp = map[string]string{}
 	}
-	resp[keyCache] = string(raw)
+	resp[buildkit.KeyCacheManifest] = string(raw)
 	return resp, err
 }

@@ -14,6 +14,9 @@
 // build.Request of the attributes (options.go), with sources and sinks that are the session
 // (source.go, output.go), and its story is what Status streams (story.go).
 //
+// Of the bridge's containers there is one, for a look at a step that has failed (shell.go):
+// its process is asked for while Solve runs, and begins when a step fails.
+//
 // Contexts are kept by package synced.
 //
 // On disk, below the data root: build/contexts (see synced), buildhistory.db (history.go).

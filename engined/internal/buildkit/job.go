@@ -35,6 +35,7 @@ type job struct {
 	session  *session.Session              // after attach; nil if the client has none
 	noClient error                         // why there is no session; after attach
 	body     io.Reader                     // the context, if it came with the request
+	shell    *shell                        // nil if the client wants none
 	returned chan *gatewaypb.ReturnRequest // what the client's frontend ends with; room for one
 
 	mu      sync.Mutex
@@ -101,8 +102,11 @@ func (j *job) run(ctx context.Context) (map[string]string, map[string]string, er
 	if len(j.req.GetDefinition().GetDef()) > 0 {
 		return nil, nil, fmt.Errorf("a definition of the client's own (LLB): %w", errdefs.ErrNotImplemented)
 	}
-	if len(j.req.SourcePolicy) > 0 {
-		return nil, nil, fmt.Errorf("a source policy: %w", errdefs.ErrNotImplemented)
+	if len(j.req.SourcePolicy) > 0 || j.req.SourcePolicySession != "" {
+		return nil, nil, unimplemented("a source policy")
+	}
+	if err := checkShell(j.req.FrontendAttrs); err != nil {
+		return nil, nil, err
 	}
 	if err := j.attach(ctx); err != nil {
 		return nil, nil, err
@@ -281,6 +285,9 @@ func (j *job) build(ctx context.Context, r *result, adjust func(*build.Request))
 		return build.Result{}, err
 	}
 	adjust(&req)
+	if j.shell != nil {
+		req.Failed = j.shell.failed
+	}
 	j.story.begin(req.Dockerfile)
 	return j.s.builds.Build(ctx, req, j.story)
 }

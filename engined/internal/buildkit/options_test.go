@@ -89,6 +89,18 @@ func TestAttributesThatCannotBeReadAreRefused(t *testing.T) {
 	}
 }
 
+func TestAPolicyThatIsNotAppliedIsRefused(t *testing.T) {
+	for name, req := range map[string]*controlpb.SolveRequest{
+		"in the request": {SourcePolicy: []byte("rules"), Frontend: frontendDockerfile},
+		"of a session":   {SourcePolicySession: "s", Frontend: frontendDockerfile},
+	} {
+		j := &job{req: req, story: newStory("test"), s: &Service{}}
+		if _, _, err := j.run(t.Context()); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "source policy") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestOnlyDirectoriesOfTheClientAreInputs(t *testing.T) {
 	def := func(ops ...*controlpb.Op) *controlpb.Definition {
 		d := &controlpb.Definition{}

@@ -142,7 +142,7 @@ func (s *Service) begin(ctx context.Context, req *controlpb.SolveRequest) (*job,
 		return nil, nil, fmt.Errorf("build without a reference: %w", errdefs.ErrInvalidArgument)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	j := &job{s: s, ref: req.Ref, began: time.Now(), req: req, story: newStory(req.Ref), cancel: cancel, returned: make(chan *gatewaypb.ReturnRequest, 1), results: map[string]*result{}}
+	j := &job{s: s, ref: req.Ref, began: time.Now(), req: req, story: newStory(req.Ref), shell: newShell(req.FrontendAttrs), cancel: cancel, returned: make(chan *gatewaypb.ReturnRequest, 1), results: map[string]*result{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old, ok := s.jobs[j.ref]; ok && !old.ended {
@@ -162,6 +162,7 @@ func (s *Service) begin(ctx context.Context, req *controlpb.SolveRequest) (*job,
 func (s *Service) end(j *job) {
 	j.cancel(nil)
 	j.story.end()
+	j.shell.end()
 	s.mu.Lock()
 	j.ended = true
 	s.mu.Unlock()

@@ -228,13 +228,21 @@ func (in *inputs) named(req *build.Request) error {
 			}
 			req.Named[name] = build.Named{Source: &local{in: in, dir: dir, step: namedContextName(name)}}
 		case scheme == "oci-layout":
-			store, _, _ := strings.Cut(strings.TrimPrefix(rest, "//"), "@")
-			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + store)}
+			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + storeOf(strings.TrimPrefix(rest, "//")))}
 		default:
 			req.Named[name] = build.Named{Ref: v}
 		}
 	}
 	return nil
+}
+
+// storeOf is the store in STORE[:TAG][@DIGEST].
+func storeOf(ref string) string {
+	store, _, _ := strings.Cut(ref, "@")
+	if i := strings.LastIndexByte(store, ':'); i > strings.LastIndexByte(store, '/') {
+		store = store[:i]
+	}
+	return store
 }
 
 // isUpload reports whether a context's URL means that the session gives it in one piece.

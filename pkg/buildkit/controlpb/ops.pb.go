@@ -593,6 +593,75 @@ func (x *ProgressGroup) GetWeak() bool {
 	return false
 }
 
+// Meta is a command; only what is asked of a shell.
+type Meta struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Args          []string               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"`
+	Env           []string               `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`
+	Cwd           string                 `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Meta) Reset() {
+	*x = Meta{}
+	mi := &file_controlpb_ops_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Meta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Meta) ProtoMessage() {}
+
+func (x *Meta) ProtoReflect() protoreflect.Message {
+	mi := &file_controlpb_ops_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Meta.ProtoReflect.Descriptor instead.
+func (*Meta) Descriptor() ([]byte, []int) {
+	return file_controlpb_ops_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Meta) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *Meta) GetEnv() []string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *Meta) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *Meta) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
 var File_controlpb_ops_proto protoreflect.FileDescriptor
 
 const file_controlpb_ops_proto_rawDesc = "" +
@@ -653,7 +722,12 @@ const file_controlpb_ops_proto_rawDesc = "" +
 	"\rProgressGroup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
-	"\x04weak\x18\x03 \x01(\bR\x04weakB\x1fZ\x1dstrata/pkg/buildkit/controlpbb\x06proto3"
+	"\x04weak\x18\x03 \x01(\bR\x04weak\"R\n" +
+	"\x04Meta\x12\x12\n" +
+	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
+	"\x03env\x18\x02 \x03(\tR\x03env\x12\x10\n" +
+	"\x03cwd\x18\x03 \x01(\tR\x03cwd\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04userB\x1fZ\x1dstrata/pkg/buildkit/controlpbb\x06proto3"
 
 var (
 	file_controlpb_ops_proto_rawDescOnce sync.Once
@@ -667,7 +741,7 @@ func file_controlpb_ops_proto_rawDescGZIP() []byte {
 	return file_controlpb_ops_proto_rawDescData
 }
 
-var file_controlpb_ops_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_controlpb_ops_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_controlpb_ops_proto_goTypes = []any{
 	(*Platform)(nil),      // 0: pb.Platform
 	(*Definition)(nil),    // 1: pb.Definition
@@ -679,17 +753,18 @@ var file_controlpb_ops_proto_goTypes = []any{
 	(*Range)(nil),         // 7: pb.Range
 	(*Position)(nil),      // 8: pb.Position
 	(*ProgressGroup)(nil), // 9: pb.ProgressGroup
-	nil,                   // 10: pb.Definition.MetadataEntry
-	nil,                   // 11: pb.OpMetadata.DescriptionEntry
-	nil,                   // 12: pb.SourceOp.AttrsEntry
+	(*Meta)(nil),          // 10: pb.Meta
+	nil,                   // 11: pb.Definition.MetadataEntry
+	nil,                   // 12: pb.OpMetadata.DescriptionEntry
+	nil,                   // 13: pb.SourceOp.AttrsEntry
 }
 var file_controlpb_ops_proto_depIdxs = []int32{
-	10, // 0: pb.Definition.metadata:type_name -> pb.Definition.MetadataEntry
-	11, // 1: pb.OpMetadata.description:type_name -> pb.OpMetadata.DescriptionEntry
+	11, // 0: pb.Definition.metadata:type_name -> pb.Definition.MetadataEntry
+	12, // 1: pb.OpMetadata.description:type_name -> pb.OpMetadata.DescriptionEntry
 	4,  // 2: pb.Op.inputs:type_name -> pb.Input
 	5,  // 3: pb.Op.source:type_name -> pb.SourceOp
 	0,  // 4: pb.Op.platform:type_name -> pb.Platform
-	12, // 5: pb.SourceOp.attrs:type_name -> pb.SourceOp.AttrsEntry
+	13, // 5: pb.SourceOp.attrs:type_name -> pb.SourceOp.AttrsEntry
 	1,  // 6: pb.SourceInfo.definition:type_name -> pb.Definition
 	8,  // 7: pb.Range.start:type_name -> pb.Position
 	8,  // 8: pb.Range.end:type_name -> pb.Position
@@ -712,7 +787,7 @@ func file_controlpb_ops_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_controlpb_ops_proto_rawDesc), len(file_controlpb_ops_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

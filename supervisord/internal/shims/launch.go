@@ -263,9 +263,10 @@ func (l *Launcher) bury(ctx context.Context, b *Bundle) (Exit, error) {
 	defer cancel()
 	exit := Exit{Status: 137, At: time.Now()}
 	path, err := b.ReadFile(fileBinary)
-	if err != nil {
-		// Without a binary no shim was started: there are only files and mounts.
-		return exit, errors.Join(mount.Unmount(b.Rootfs()))
+	if err != nil || len(path) == 0 {
+		// Without a binary no shim was started: there are only files and mounts. The file is
+		// empty if a supervisor died between making and writing it.
+		return exit, mount.Unmount(b.Rootfs())
 	}
 	out, err := l.run(ctx, b, string(path), nil, "delete")
 	if err != nil {

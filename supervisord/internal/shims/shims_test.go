@@ -257,3 +257,26 @@ func TestLevelOf(t *testing.T) {
 		}
 	}
 }
+
+// TestABundleWithoutAShimIsBuried: the supervisor died before or while it wrote down what to
+// start.
+func TestABundleWithoutAShimIsBuried(t *testing.T) {
+	l := newLauncher(t)
+	for _, halfWritten := range []bool{false, true} {
+		b, err := l.NewBundle("ns", "c1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if halfWritten {
+			if err := os.WriteFile(filepath.Join(b.Path, fileBinary), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := l.Bury(t.Context(), b); err != nil {
+			t.Errorf("half written %v: Bury = %v", halfWritten, err)
+		}
+		if err := b.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

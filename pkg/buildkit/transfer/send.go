@@ -118,6 +118,8 @@ func (s *sender) receive(ctx context.Context) error {
 				return err // EOF: the receiver does not wait for an answer
 			}
 			return nil
+		default:
+			return fmt.Errorf("send files: the receiver sent a packet of type %d", p.Type)
 		}
 	}
 }

@@ -95,8 +95,8 @@ func (w *walker) dir(ctx context.Context, rel string, all bool, above patternmat
 }
 
 func (w *walker) entry(ctx context.Context, name string, e fs.DirEntry, all bool, above patternmatcher.MatchInfo) error {
-	through := all
 	if !all {
+		var through bool
 		if all, through = w.wants(name); !through {
 			return nil
 		}

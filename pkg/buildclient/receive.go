@@ -164,6 +164,8 @@ func (r *receiver) receive(stream packets, asks *transfer.Queue) error {
 			}
 		case sessionpb.Packet_PACKET_ERR:
 			return fmt.Errorf("the daemon: %s", p.Data)
+		default:
+			return fmt.Errorf("the daemon sent a packet of type %d", p.Type)
 		}
 	}
 	return nil

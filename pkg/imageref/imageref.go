@@ -137,7 +137,6 @@ func isHex(s string) bool { return s != "" && all(s, isHexDigit) }
 // validDomain: labels of letters, digits and inner hyphens, or an IPv6 address in brackets;
 // then perhaps a port.
 func validDomain(s string) bool {
-	host := s
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
 		if end < 2 || !all(s[1:end], func(c byte) bool { return isHexDigit(c) || c >= 'A' && c <= 'F' || c == ':' }) {
@@ -145,11 +144,9 @@ func validDomain(s string) bool {
 		}
 		return s[end+1:] == "" || strings.HasPrefix(s[end+1:], ":") && len(s) > end+2 && all(s[end+2:], isDigit)
 	}
-	if i := strings.IndexByte(s, ':'); i >= 0 {
-		port := s[i+1:]
-		if host = s[:i]; port == "" || !all(port, isDigit) {
-			return false
-		}
+	host, port, hasPort := strings.Cut(s, ":")
+	if hasPort && (port == "" || !all(port, isDigit)) {
+		return false
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || !isAlnum(label[0]) || !isAlnum(label[len(label)-1]) || !all(label, func(c byte) bool { return isAlnum(c) || c == '-' }) {

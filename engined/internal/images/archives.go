@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -419,9 +420,7 @@ func encodeConfig(n NewImage) ([]byte, error) {
 	if len(n.Runtime) > 0 {
 		parts["config"] = n.Runtime
 	}
-	for k, v := range n.Extra {
-		parts[k] = v
-	}
+	maps.Copy(parts, n.Extra)
 	return json.Marshal(parts)
 }
 

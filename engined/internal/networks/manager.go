@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -265,9 +266,7 @@ func (m *Manager) publish(n Network, action string, attributes map[string]string
 		return
 	}
 	a := map[string]string{"name": n.Name, "type": n.Driver}
-	for k, v := range attributes {
-		a[k] = v
-	}
+	maps.Copy(a, attributes)
 	m.cfg.Events.Publish(events.Event{Type: "network", Action: action, ActorID: n.ID, Attributes: a})
 }
 

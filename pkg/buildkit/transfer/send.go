@@ -48,8 +48,9 @@ func Send(ctx context.Context, stream Stream, files Files, sent func(n int)) err
 	})
 	for range readers {
 		g.Go(func() error {
+			buf := make([]byte, pieceSize) // of all files that this reader sends
 			for id := range s.asked {
-				if err := s.file(ctx, id); err != nil {
+				if err := s.file(ctx, id, buf); err != nil {
 					return err
 				}
 			}
@@ -117,13 +118,15 @@ func (s *sender) receive(ctx context.Context) error {
 				return err // EOF: the receiver does not wait for an answer
 			}
 			return nil
+		default:
+			return fmt.Errorf("send files: the receiver sent a packet of type %d", p.Type)
 		}
 	}
 }
 
 // file sends the content of a file. One that cannot be read any more has none: the receiver
 // knows how much to expect.
-func (s *sender) file(ctx context.Context, id uint32) error {
+func (s *sender) file(ctx context.Context, id uint32, buf []byte) error {
 	s.mu.Lock()
 	name, ok := s.names[id]
 	delete(s.names, id)
@@ -133,7 +136,7 @@ func (s *sender) file(ctx context.Context, id uint32) error {
 	}
 	f, err := s.files.Open(name)
 	if err == nil {
-		err = s.content(ctx, id, f)
+		err = s.content(ctx, id, f, buf)
 		_ = f.Close() // only read
 		if err != nil {
 			return err
@@ -142,8 +145,7 @@ func (s *sender) file(ctx context.Context, id uint32) error {
 	return s.send(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_DATA, ID: id})
 }
 
-func (s *sender) content(ctx context.Context, id uint32, f io.Reader) error {
-	buf := make([]byte, pieceSize)
+func (s *sender) content(ctx context.Context, id uint32, f io.Reader, buf []byte) error {
 	for ctx.Err() == nil {
 		n, err := f.Read(buf)
 		if n > 0 {

@@ -2,6 +2,7 @@ package names
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"strconv"
@@ -69,7 +70,7 @@ func parse(raw []byte, udp bool) (q *query, rcode dnsmessage.RCode, ok bool) {
 	}
 	for {
 		rh, err := p.AdditionalHeader()
-		if err == dnsmessage.ErrSectionDone {
+		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			return q, dnsmessage.RCodeSuccess, true
 		}
 		if err != nil || rh.Type == dnsmessage.TypeOPT && q.edns {

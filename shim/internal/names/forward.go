@@ -3,8 +3,10 @@ package names
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -162,7 +164,7 @@ func (q *query) exchangeUDP(ctx context.Context, server netip.AddrPort, msg []by
 				return outcome{}
 			}
 			n, err := c.Read(buf)
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break // ask again
 			}
 			if err != nil {
@@ -206,7 +208,7 @@ func (q *query) check(reply, msg []byte) outcome {
 	}
 	question, err := p.Question()
 	switch {
-	case err == dnsmessage.ErrSectionDone && h.RCode != dnsmessage.RCodeSuccess && h.RCode != dnsmessage.RCodeNameError:
+	case errors.Is(err, dnsmessage.ErrSectionDone) && h.RCode != dnsmessage.RCodeSuccess && h.RCode != dnsmessage.RCodeNameError:
 		// Some servers do not repeat a question that they refuse.
 	case err != nil, question.Type != q.question.Type, question.Class != q.question.Class,
 		!strings.EqualFold(question.Name.String(), q.question.Name.String()):

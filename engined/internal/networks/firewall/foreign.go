@@ -185,6 +185,7 @@ func familyName(f nftables.TableFamily) string {
 		return "ip6"
 	case nftables.TableFamilyINet:
 		return "inet"
+	default:
+		return fmt.Sprintf("family %d", f)
 	}
-	return fmt.Sprintf("family %d", f)
 }

@@ -93,10 +93,10 @@ func skeleton(cfg Config) []chain {
 		inward = nil
 	}
 	publish := []rule{
-		{ipv4, dnat4("ip daddr . meta l4proto . th dport", "pubaddr4", daddr4, l4proto, dport)},
-		{ipv4, dnat4("meta l4proto . th dport", "pub4", l4proto, dport)},
-		{ipv6, dnat6("ip6 daddr . meta l4proto . th dport", "pubaddr6", daddr6, l4proto, dport)},
-		{ipv6, dnat6("meta l4proto . th dport", "pub6", l4proto, dport)},
+		{ipv4, dnat(family4, "ip daddr . meta l4proto . th dport", "pubaddr4", daddr4, l4proto, dport)},
+		{ipv4, dnat(family4, "meta l4proto . th dport", "pub4", l4proto, dport)},
+		{ipv6, dnat(family6, "ip6 daddr . meta l4proto . th dport", "pubaddr6", daddr6, l4proto, dport)},
+		{ipv6, dnat(family6, "meta l4proto . th dport", "pub6", l4proto, dport)},
 	}
 	forward := []rule{
 		{established, accept},
@@ -132,8 +132,8 @@ func skeleton(cfg Config) []chain {
 			{ipv6, in("oifname . ip6 saddr", "hairpin6", oifname, saddr6), dnatted, masquerade},
 			{loopbackAddr("saddr", 12), oif("bridges"), masquerade},
 			{loopback6("saddr", 8), oif("bridges"), masquerade},
-			{ipv4, outward, snat("ip", "snat4", protoIPv4)},
-			{ipv6, outward, snat("ip6", "snat6", protoIPv6)},
+			{ipv4, outward, snat(family4, "snat4")},
+			{ipv6, outward, snat(family6, "snat6")},
 			{ipv4, iif("masq4"), outward, masquerade},
 			{ipv6, iif("masq6"), outward, masquerade},
 		}},
@@ -241,26 +241,32 @@ func jump(to string) term {
 	return term{"jump " + to, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: to}}}
 }
 
-func dnat4(text, name string, loads ...load) term {
-	return dnat("ip", text, name, protoIPv4, firstRegister+1, loads)
+// family is how nft calls an address family, its NFPROTO, and how many registers an address
+// takes.
+type family struct {
+	word      string
+	proto     uint32
+	registers uint32
 }
 
-func dnat6(text, name string, loads ...load) term {
-	return dnat("ip6", text, name, protoIPv6, firstRegister+4, loads)
-}
+var (
+	family4 = family{"ip", protoIPv4, 1}
+	family6 = family{"ip6", protoIPv6, 4}
+)
 
-func dnat(fam, text, name string, proto, portReg uint32, loads []load) term {
+// dnat sends a packet where the map called name has it: an address, and a port behind it.
+func dnat(f family, text, name string, loads ...load) term {
 	exprs := append(key(loads),
 		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: name},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: proto, RegAddrMin: firstRegister, RegProtoMin: portReg, Specified: true})
-	return term{"dnat " + fam + " to " + text + " map @" + name, exprs}
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.proto, RegAddrMin: firstRegister, RegProtoMin: firstRegister + f.registers, Specified: true})
+	return term{"dnat " + f.word + " to " + text + " map @" + name, exprs}
 }
 
-func snat(fam, name string, proto uint32) term {
+func snat(f family, name string) term {
 	exprs := append(key([]load{iifname}),
 		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: name},
-		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: proto, RegAddrMin: firstRegister})
-	return term{"snat " + fam + " to iifname map @" + name, exprs}
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: f.proto, RegAddrMin: firstRegister})
+	return term{"snat " + f.word + " to iifname map @" + name, exprs}
 }
 
 // interfaceName is an interface's name as a key: padded with zeros.

@@ -142,7 +142,7 @@ func (l *Ledger) Reserve(w Wish) (*Lease, error) {
 		return lease, err
 	}
 	if w.First != 0 {
-		return nil, fmt.Errorf("Bind for %s-%d failed: all ports are allocated: %w", netip.AddrPortFrom(shown(w.HostIP), low), high, errdefs.ErrResourceExhausted)
+		return nil, fmt.Errorf("Bind for %s-%d failed: all ports are allocated: %w", netip.AddrPortFrom(shown(w.HostIP), low), high, errdefs.ErrResourceExhausted) //nolint:staticcheck // dockerd's words
 	}
 	return nil, fmt.Errorf("all ports of the ephemeral range %d-%d are allocated: %w", low, high, errdefs.ErrResourceExhausted)
 }

@@ -32,6 +32,7 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("results come as files and archives", func(t *testing.T) { outputs(t, s.For(t)) })
 	t.Run("named contexts are directories and images", func(t *testing.T) { namedContexts(t, s.For(t)) })
 	t.Run("an SSH agent is reached from a command that asks for it", func(t *testing.T) { agents(t, s.For(t)) })
+	t.Run("keys of an SSH agent and of files are there for a command", func(t *testing.T) { agentKeys(t, s.For(t)) })
 	t.Run("a context and a Dockerfile come from standard input", func(t *testing.T) { standardInput(t, s.For(t)) })
 	t.Run("a Dockerfile may be elsewhere, with an ignore file of its own", func(t *testing.T) { elsewhere(t, s.For(t)) })
 	t.Run("cache and images are kept in directories of the client", func(t *testing.T) { layouts(t, s.For(t)) })

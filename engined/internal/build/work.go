@@ -149,7 +149,7 @@ func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, di
 	}
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
 		return part{}, "", err
@@ -174,7 +174,7 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 		}
 		items, err := files.Select(tree, files.Wish{Sources: []string{m.Source}})
 		if err != nil {
-			return "", fmt.Errorf("bind mount: %w", err)
+			return "", fmt.Errorf("bind mount: %w in build context", err)
 		}
 		d, err := files.Digest(ctx, tree, items)
 		if err != nil {
@@ -287,7 +287,7 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
 		return part{}, "", err

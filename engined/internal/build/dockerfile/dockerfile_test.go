@@ -408,3 +408,10 @@ func TestTargetsAreListed(t *testing.T) {
 		t.Errorf("targets %+v, %v", got, err)
 	}
 }
+
+func TestRepositoriesAreToldFromOtherURLs(t *testing.T) {
+	p := mustCompile(t, "FROM a\nADD http://h/a.git?tag=v1 http://h/b.git#v1 git@h:c.git http://h/d.tar?x=y.git http://h/e.git.tar /r/\n")
+	if c := p.Target.Copy; len(c.Repos) != 3 || len(c.URLs) != 2 {
+		t.Errorf("repositories %q, URLs %q", c.Repos, c.URLs)
+	}
+}

@@ -296,5 +296,6 @@ func isGit(s string) bool {
 		return true
 	}
 	base, _, _ := strings.Cut(s, "#")
+	base, _, _ = strings.Cut(base, "?")
 	return isURL(s) && strings.HasSuffix(base, ".git")
 }

@@ -79,6 +79,7 @@ func TestBuilds(t *testing.T) {
 	t.Run("a command that fails says its code, its line and its output", func(t *testing.T) { failing(t, s.For(t)) })
 	t.Run("a cancelled build stops its command at once", func(t *testing.T) { cancelled(t, s.For(t)) })
 	t.Run("mistakes are said with what to do", func(t *testing.T) { mistakes(t, s.For(t)) })
+	t.Run("a linked copy is the same layer upon any base", func(t *testing.T) { linked(t, s.For(t)) })
 	t.Run("files arrive with the owners and modes that were asked for", func(t *testing.T) { copies(t, s.For(t)) })
 	t.Run("SOURCE_DATE_EPOCH makes layers and image reproducible", func(t *testing.T) { reproducible(t, s.For(t)) })
 	t.Run("cache mounts outlive builds and are pruned", func(t *testing.T) { cacheMounts(t, s.For(t)) })

@@ -73,6 +73,7 @@ type builder struct {
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
 	imports  imports
+	links    links
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string

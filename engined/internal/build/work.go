@@ -83,7 +83,13 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 		return imageKey(v.Image), nil
 	}
 	parts := []string{"plain", b.definition(v)}
-	for _, in := range append([]*dockerfile.Vertex{v.Parent}, v.Inputs()...) {
+	layer := b.links.layerOf(v)
+	if layer != nil {
+		parts[1] = "link" // the layer has the definition
+	} else if b.links.stepOf(v) != nil {
+		parts[0] = "plain layer"
+	}
+	for _, in := range append([]*dockerfile.Vertex{v.Parent}, b.inputsOf(v)...) {
 		k, err := b.plainKey(ctx, in)
 		if err != nil {
 			return "", located(in, err)
@@ -93,7 +99,7 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 		}
 		parts = append(parts, k)
 	}
-	if v.Copy != nil {
+	if v.Copy != nil && layer == nil {
 		more, known, err := b.copyKey(ctx, v.Copy)
 		if err != nil || !known {
 			return "", err
@@ -212,13 +218,20 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 	}()
 	parts := []string{"content", b.definition(v), parent.Key}
-	if v.Copy != nil {
+	switch {
+	case b.links.layerOf(v) != nil:
+		parts[1] = "link"
+		parts = append(parts, inputs[0].Key)
+	case v.Copy != nil:
+		if b.links.stepOf(v) != nil {
+			parts[0] = "layer"
+		}
 		sums, err := b.collect(ctx, w)
 		if err != nil {
 			return nil, err
 		}
 		parts = append(parts, sums...)
-	} else {
+	default:
 		for _, in := range inputs {
 			parts = append(parts, in.Key)
 		}
@@ -363,6 +376,9 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
 	now := time.Now().UTC()
 	rec := &Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
+	if b.links.layerOf(w.v) != nil {
+		rec.Link, rec.Created = w.inputs[0].Key, w.inputs[0].Created
+	}
 	changed, err := b.perform(ctx, w, mounts)
 	if err != nil {
 		return nil, err
@@ -382,7 +398,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	if err := b.s.cache.put(rec, keys...); err != nil {
 		return nil, err
 	}
-	b.report(w.v, Ending{Key: rec.Key, Took: time.Since(start)})
+	b.report(w.v, Ending{Key: rec.Key, Cached: b.links.wasCached(w.v), Took: time.Since(start)})
 	return rec, nil
 }
 
@@ -390,8 +406,17 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 	switch {
 	case w.v.Run != nil:
 		return true, b.run(ctx, w, mounts)
+	case b.links.layerOf(w.v) != nil:
+		if !b.links.wasCached(w.v) { // people are told nothing between "not begun" and "cached"
+			b.begun(w.v)
+		}
+		l := w.inputs[0].Layer
+		if l == nil {
+			return false, nil
+		}
+		return true, b.extract(ctx, *l, mounts)
 	case w.v.Copy != nil:
-		b.o.Started(w.v, "")
+		b.begun(w.v)
 		return true, b.place(ctx, w, mounts)
 	}
 	b.o.Started(w.v, "")
@@ -406,10 +431,13 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 }
 
 // commitResult makes the active snapshot a result, with its layer if it is part of the
-// target.
+// target. Of a layer upon nothing, the snapshot is of no more use.
 func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	chain := ""
-	if w.v.Exported {
+	alone := b.links.stepOf(w.v) != nil
+	switch {
+	case rec.Link != "":
+		rec.Layer = w.inputs[0].Layer
+	case alone || w.v.Exported:
 		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
 		if err != nil {
 			return err
@@ -418,7 +446,15 @@ func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active
 			return nil
 		}
 		rec.Layer = &l
-		if chain, err = b.chainOf(ctx, w, l); err != nil {
+	}
+	if alone {
+		rec.Unchanged = false
+		return nil
+	}
+	chain := ""
+	if w.v.Exported {
+		var err error
+		if chain, err = b.chainOf(ctx, w, *rec.Layer); err != nil {
 			return err
 		}
 	}

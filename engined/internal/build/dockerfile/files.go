@@ -178,7 +178,7 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCommand) error {
 	cp := &Copy{
 		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
-		Exclude: cmd.ExcludePatterns, Parents: cmd.Parents, Link: cmd.Link,
+		Exclude: cmd.ExcludePatterns, Parents: cmd.Parents, Link: cmd.Link && independent(cmd.Chown, cmd.Chmod),
 	}
 	for _, s := range cmd.SourcePaths {
 		if isURL(s) || isGit(s) {
@@ -205,7 +205,7 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 	cp := &Copy{
 		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
-		Exclude: cmd.ExcludePatterns, Link: cmd.Link, Unpack: cmd.Unpack == nil || *cmd.Unpack, Fetched: cmd.Unpack != nil && *cmd.Unpack,
+		Exclude: cmd.ExcludePatterns, Link: cmd.Link && independent(cmd.Chown, cmd.Chmod), Unpack: cmd.Unpack == nil || *cmd.Unpack, Fetched: cmd.Unpack != nil && *cmd.Unpack,
 	}
 	for _, s := range cmd.SourcePaths {
 		switch {
@@ -250,6 +250,22 @@ func (cp *Copy) check(sum string) error {
 // isCommit reports whether s is, or begins, the name of a commit.
 func isCommit(s string) bool {
 	return len(s) >= 7 && len(s) <= 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// independent reports whether a --link is followed: names of owners are those of the files
+// below, and with --chmod BuildKit copies as without --link, which images rely on that have
+// a symlink in the destination. Where BuildKit's store cannot merge, it copies so, too; where
+// it can, it refuses names.
+//
+// Source: moby/buildkit v0.32.2 frontend/dockerfile/dockerfile2llb/convert_copy.go
+// "dispatchCopy"; v0.34.2 "chownByName".
+func independent(chown, chmod string) bool {
+	for name := range strings.SplitSeq(chown, ":") {
+		if _, err := strconv.ParseUint(name, 10, 32); err != nil && name != "" && name != "root" {
+			return false
+		}
+	}
+	return chmod == ""
 }
 
 // transfer makes the vertex of a COPY or an ADD.

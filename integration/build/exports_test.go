@@ -182,4 +182,17 @@ func badOutputs(t *testing.T, s *harness.Stack) {
 			}
 		}
 	}
+	devices := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid\nRUN --device=example.test/gpu=all true\n"})
+	for _, client := range clients {
+		r := build(s, client, "--no-cache", devices)
+		if r.Code == 0 || !strings.Contains(r.Stderr, "RUN --device=example.test/gpu=all: devices of commands: not implemented") || strings.Contains(r.Stdout+r.Stderr, "Step 2") || strings.Contains(r.Stderr, "[2/3]") {
+			t.Errorf("%s: RUN --device: exit code %d, want an error and nothing built\n%s%s", client, r.Code, r.Stdout, r.Stderr)
+		}
+		if client == "docker" {
+			continue // it has no such flag
+		}
+		if r := build(s, client, "--no-cache", "--sbom=true", dir); r.Code == 0 || !strings.Contains(r.Stderr, "--sbom: attestations of what is in an image: not implemented") || strings.Contains(r.Stderr, "RUN cat") {
+			t.Errorf("%s: --sbom: exit code %d, want an error and nothing built\n%s", client, r.Code, r.Stderr)
+		}
+	}
 }

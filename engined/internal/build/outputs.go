@@ -59,7 +59,7 @@ type compression struct {
 // outputs reads what is to be made, before anything is.
 func (r *Request) outputs() ([]output, error) {
 	if r.Provenance.SBOM {
-		return nil, fmt.Errorf("--sbom: %w", errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("--sbom: attestations of what is in an image: %w", errdefs.ErrNotImplemented)
 	}
 	if m := r.Provenance.Mode; m != "" && m != "min" && m != "max" {
 		return nil, fmt.Errorf("provenance mode %q: want min or max: %w", m, errdefs.ErrInvalidArgument)

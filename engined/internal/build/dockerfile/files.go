@@ -20,8 +20,8 @@ var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy",
 
 func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunCommand) error {
 	r := &Run{Platform: st.platform, User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
-	if len(instructions.GetDevices(cmd)) > 0 {
-		return fmt.Errorf("RUN --device: %w", errdefs.ErrNotImplemented)
+	if list := instructions.GetDevices(cmd); len(list) > 0 {
+		return fmt.Errorf("RUN --device=%s: devices of commands: %w", list[0].Name, errdefs.ErrNotImplemented)
 	}
 	r.Args = cmd.CmdLine
 	if len(cmd.Files) > 0 {

@@ -30,8 +30,6 @@ func (e *environment) Keys() []string {
 	return out
 }
 
-func (e *environment) clone() *environment { return &environment{slices.Clone(e.list)} }
-
 // setEnv replaces or adds a variable in a list that others may hold.
 func setEnv(list []string, key, value string) []string {
 	out := slices.Clone(list)

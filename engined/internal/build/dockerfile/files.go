@@ -82,11 +82,11 @@ func (st *state) arguments() []string {
 // other is for the shell.
 func (r *Run) heredoc(files []instructions.ShellInlineFile) {
 	if parser.MustParseHeredoc(r.Args[0]) == nil {
-		full := r.Args[0]
+		parts := []string{r.Args[0]}
 		for _, f := range files {
-			full += "\n" + f.Data + f.Name
+			parts = append(parts, f.Data+f.Name)
 		}
-		r.Args = []string{full}
+		r.Args = []string{strings.Join(parts, "\n")}
 		return
 	}
 	data := files[0].Data
@@ -265,24 +265,22 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Repos) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
 		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", strings.ToUpper(cmd.Name()))
 	}
-	line := strings.ToUpper(cmd.Name())
+	line := []string{strings.ToUpper(cmd.Name())}
 	if cp.Parents {
-		line += " --parents"
+		line = append(line, "--parents")
 	}
 	if cp.Chown != "" {
-		line += " --chown=" + cp.Chown
+		line = append(line, "--chown="+cp.Chown)
 	}
 	if cp.Chmod != "" {
-		line += " --chmod=" + cp.Chmod
+		line = append(line, "--chmod="+cp.Chmod)
 	}
-	for _, s := range sd.SourcePaths {
-		line += " " + s
-	}
+	line = append(line, sd.SourcePaths...)
 	for _, f := range sd.SourceContents {
-		line += " <<" + f.Path
+		line = append(line, "<<"+f.Path)
 	}
 	v := c.step(st, cmd, &Vertex{Copy: cp})
-	st.note(line+" "+sd.DestPath, v)
+	st.note(strings.Join(append(line, sd.DestPath), " "), v)
 	return nil
 }
 

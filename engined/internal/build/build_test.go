@@ -288,12 +288,9 @@ func TestSeveralPlatformsMakeAnIndex(t *testing.T) {
 }
 
 func TestProgramsOfAnotherPlatformNeedAnInterpreter(t *testing.T) {
-	if emulated(binfmtDir, "s390x") {
-		t.Fatal("this host has an interpreter for s390x: choose another platform")
-	}
 	h := newHouse(t)
-	_, _, err := h.try(Request{Dockerfile: define("FROM scratch\nRUN [\"/x\"]\n"), Platforms: []ocispec.Platform{platform("linux/s390x")}})
-	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "linux/s390x do not run on linux/") || !strings.Contains(err.Error(), "qemu-user-static") {
+	_, _, err := h.try(Request{Dockerfile: define("FROM scratch\nRUN [\"/x\"]\n"), Platforms: []ocispec.Platform{platform("linux/alpha")}})
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "linux/alpha do not run on linux/") || !strings.Contains(err.Error(), "qemu-user-static") {
 		t.Errorf("error %v", err)
 	}
 }

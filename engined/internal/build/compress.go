@@ -42,7 +42,7 @@ func (b *builder) compressed(ctx context.Context, o *output, p *product, layers 
 			out = append(out, d) // foreign: nobody here has its bytes
 			continue
 		}
-		if kind != o.compression.kind && (i >= base || o.compression.force) || o.compression.level != 0 && i >= base {
+		if kind != o.compression.kind && (i >= base || o.compression.force) || o.compression.level != nil && (i >= base || o.compression.force) {
 			var err error
 			if d, err = b.recompress(ctx, l, o.compression); err != nil {
 				return nil, err
@@ -73,7 +73,10 @@ const labelCompressed = "strata.build/compressed."
 // recompress writes a layer in another compression; what was written once is found again
 // by a label.
 func (b *builder) recompress(ctx context.Context, l Layer, c compression) (ocispec.Descriptor, error) {
-	label := labelCompressed + c.kind + "." + strconv.Itoa(c.level)
+	label := labelCompressed + c.kind + ".default"
+	if c.level != nil {
+		label = labelCompressed + c.kind + "." + strconv.Itoa(*c.level)
+	}
 	info, err := b.s.sup.ContentInfo(ctx, l.Descriptor.Digest)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("recompress layer: %w", err)
@@ -134,8 +137,8 @@ func packerOf(w io.Writer, c compression) (io.WriteCloser, error) {
 	switch c.kind {
 	case "gzip":
 		level := gzip.DefaultCompression
-		if c.level != 0 {
-			level = c.level
+		if c.level != nil {
+			level = *c.level
 		}
 		out, err := gzip.NewWriterLevel(w, level)
 		if err != nil {
@@ -144,8 +147,8 @@ func packerOf(w io.Writer, c compression) (io.WriteCloser, error) {
 		return out, nil
 	case "zstd":
 		level := zstd.SpeedDefault
-		if c.level != 0 {
-			level = zstd.EncoderLevelFromZstd(c.level)
+		if c.level != nil {
+			level = zstd.EncoderLevelFromZstd(*c.level)
 		}
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
 	}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/pkg/ctxlog"
+	"strata/pkg/linux/mount"
 )
 
 // binfmtDir is where the kernel lists the interpreters of foreign programs.
@@ -32,16 +36,33 @@ var machines = map[string]struct {
 
 // canRun reports, as an error of class ErrNotImplemented, that programs of a platform run
 // neither by themselves nor by an interpreter.
-func (s *Service) canRun(p ocispec.Platform) error {
-	if p.OS == "" || platforms.Only(s.host).Match(p) || emulated(binfmtDir, p.Architecture) {
+func (s *Service) canRun(ctx context.Context, p ocispec.Platform) error {
+	if p.OS == "" || platforms.Only(s.host).Match(p) || s.emulates(ctx, p.Architecture) {
 		return nil
 	}
 	return fmt.Errorf("programs for %s do not run on %s: no interpreter with flag F is registered in %s (Debian's package qemu-user-static registers them): %w",
 		platforms.Format(p), platforms.Format(s.host), binfmtDir, errdefs.ErrNotImplemented)
 }
 
+// emulates is emulated for this host. Interpreters are the kernel's, not a mount's: in a
+// container that has the engine, nobody may have mounted the list of them.
+func (s *Service) emulates(ctx context.Context, arch string) bool {
+	if _, err := os.Stat(filepath.Join(binfmtDir, "status")); err == nil {
+		return emulated(binfmtDir, arch)
+	}
+	found := false
+	err := mount.WithTemp(ctx, []mount.Mount{{Type: "binfmt_misc", Source: "binfmt_misc"}}, func(root string) error {
+		found = emulated(root, arch)
+		return nil
+	})
+	if err != nil {
+		ctxlog.From(ctx).Debug("interpreters of foreign programs are not known", ctxlog.Error, err)
+	}
+	return found
+}
+
 // emulated reports whether an interpreter is registered for an architecture that works in
-// a container: one that the kernel holds open (flag F).
+// a container: one that the kernel holds open (flag F). dir is a list of them.
 func emulated(dir, arch string) bool {
 	m, ok := machines[arch]
 	if !ok {

@@ -56,7 +56,7 @@ func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before 
 	if before == nil || !finished {
 		a.times = &Times{b.started, time.Now().UTC()}
 	}
-	statement, err := json.Marshal(b.statement(o, img, a.times))
+	statement, err := json.Marshal(b.statement(img.plan, imageSubjects(o, img), a.times))
 	if err != nil {
 		return nil, err
 	}
@@ -104,20 +104,24 @@ type material struct {
 	Digest map[string]string `json:"digest,omitempty"`
 }
 
+// imageSubjects is an image under its names, as an attestation says them.
+func imageSubjects(o *output, img *madeImage) []subject {
+	sum := map[string]string{img.manifest.Digest.Algorithm().String(): img.manifest.Digest.Encoded()}
+	var out []subject
+	for _, name := range o.names {
+		out = append(out, subject{packageURL(name, "", &img.plan.Platform), sum})
+	}
+	if len(out) == 0 {
+		out = []subject{{"_", sum}}
+	}
+	return out
+}
+
 // statement is an in-toto statement with a SLSA predicate, as BuildKit fills it in.
 //
 // Source: in-toto attestation spec v0.1 "Statement"; SLSA provenance v0.2;
 // moby/buildkit docs/attestations/slsa-definitions.md.
-func (b *builder) statement(o *output, img *madeImage, at *Times) any {
-	plan := img.plan
-	sum := map[string]string{img.manifest.Digest.Algorithm().String(): img.manifest.Digest.Encoded()}
-	var subjects []subject
-	for _, name := range o.names {
-		subjects = append(subjects, subject{packageURL(name, "", &plan.Platform), sum})
-	}
-	if len(subjects) == 0 {
-		subjects = []subject{{"_", sum}}
-	}
+func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *Times) any {
 	name := b.r.Dockerfile.Name
 	if name == "" {
 		name = defaultDockerfile

@@ -112,6 +112,9 @@ type Output struct {
 	Type  string
 	Attrs map[string]string
 	Sink  Sink // of all but OutputImage and OutputCacheOnly; nil for docker: load it into the store
+	// Blobs, if not nil, takes OutputOCI and OutputDocker as content instead of an archive
+	// (tar=false): all but the index of the layout, which the client makes of the Response.
+	Blobs Blobs
 }
 
 // Sink takes what an output makes. One of its methods is called, once.
@@ -139,9 +142,11 @@ type CacheOption struct {
 
 // Provenance says how much a provenance attestation tells; the zero value makes none.
 type Provenance struct {
-	Mode      string // "", "min", "max"
-	BuilderID string
-	SBOM      bool // not implemented
+	Mode string // "", "min", "max"
+	// InlineOnly leaves out of archives and files what nobody asked for in so many words.
+	InlineOnly bool
+	BuilderID  string
+	SBOM       bool // not implemented
 }
 
 // Entitlements that a client may grant.

@@ -42,7 +42,7 @@ func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error 
 	if r.Network == networks.NetworkHost && !slices.Contains(b.r.Entitlements, EntitlementHostNetwork) && b.r.Network != networks.NetworkHost {
 		return fmt.Errorf("RUN --network=host: network.host is not allowed: %w", errdefs.ErrPermissionDenied)
 	}
-	if err := b.s.canRun(r.Platform); err != nil {
+	if err := b.s.canRun(ctx, r.Platform); err != nil {
 		return err
 	}
 	mounts, env, err := b.runMounts(ctx, w)

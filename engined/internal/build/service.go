@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -136,8 +137,8 @@ func (s *Service) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := len(snaps) - 1; i >= 0; i-- {
-		if n := snaps[i].Name; !kept[n] && !s.running(n) && !snaps[i].Committed {
+	for _, snap := range slices.Backward(snaps) {
+		if n := snap.Name; !kept[n] && !s.running(n) && !snap.Committed {
 			if err := s.sup.RemoveSnapshot(ctx, s.images.Snapshotter(), n); err != nil && !errdefs.IsNotFound(err) {
 				errs = append(errs, err)
 			}

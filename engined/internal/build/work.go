@@ -155,7 +155,7 @@ func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, di
 	}
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err
@@ -300,7 +300,7 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err

@@ -148,6 +148,7 @@ func setAttestations(attrs map[string]string, req *build.Request) error {
 	}
 	if p, ok := fields("provenance"); ok {
 		req.Provenance.Mode, req.Provenance.BuilderID = p["mode"], p["builder-id"]
+		req.Provenance.InlineOnly, _ = strconv.ParseBool(p["inline-only"]) // "" is not
 		switch req.Provenance.Mode {
 		case "":
 			req.Provenance.Mode = "min"

@@ -14,6 +14,7 @@ import (
 
 	"strata/engined/internal/events"
 	"strata/engined/internal/supervisor"
+	"strata/pkg/cleanup"
 	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -262,6 +263,9 @@ type PushRequest struct {
 	Tag      string
 	Platform string
 	Auth     Auth
+	// Target, if not nil, is what to push as Image, whatever that means here. Image is a full
+	// reference with a tag, or with the digest of Target.
+	Target *ocispec.Descriptor
 }
 
 // Push sends images to their registry and tells of it in docker's words. Errors:
@@ -274,6 +278,9 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	platform, err := parsePlatform(r.Platform)
 	if err != nil {
 		return err
+	}
+	if r.Target != nil {
+		return s.pushTarget(ctx, named, r, out)
 	}
 	if r.Tag != "" {
 		if named, err = reference.WithTag(reference.TrimNamed(named), r.Tag); err != nil {
@@ -298,11 +305,27 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	}
 	out(Progress{Status: "The push refers to repository [" + named.Name() + "]"})
 	for _, n := range names {
-		if err := s.pushOne(ctx, n, platform, r.Auth, out); err != nil {
+		if err := s.pushOne(ctx, supervisor.PushRequest{Name: n, Reference: n, Platform: platform}, r.Auth, out); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pushTarget pushes what has no name that says it: for as long as it takes, it has one that
+// nobody is shown.
+func (s *Service) pushTarget(ctx context.Context, to reference.Named, r PushRequest, out Output) error {
+	name := danglingName(*r.Target) + "-" + identifiers.Short(identifiers.New())
+	if err := s.sup.CreateImage(ctx, supervisor.Image{Name: name, Target: *r.Target}); err != nil {
+		return fmt.Errorf("push %s: %w", to, err)
+	}
+	err := s.pushOne(ctx, supervisor.PushRequest{Name: name, Reference: to.String()}, r.Auth, out)
+	ctx, done := cleanup.Context(ctx)
+	defer done()
+	if derr := s.sup.DeleteImage(ctx, name, false); derr != nil && !errdefs.IsNotFound(derr) {
+		err = errors.Join(err, derr)
+	}
+	return err
 }
 
 // namesOf returns the full references of a repository, sorted by the supervisor.
@@ -322,8 +345,8 @@ func (s *Service) namesOf(ctx context.Context, repo reference.Named) ([]string, 
 	return out, nil
 }
 
-func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Platform, auth Auth, out Output) error {
-	ref, err := reference.ParseNormalizedNamed(name)
+func (s *Service) pushOne(ctx context.Context, r supervisor.PushRequest, auth Auth, out Output) error {
+	ref, err := reference.ParseNormalizedNamed(r.Reference)
 	if err != nil {
 		return err
 	}
@@ -333,7 +356,8 @@ func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Pl
 	}
 	var pushed ocispec.Descriptor
 	seen := map[string]bool{}
-	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}, func(e supervisor.Progress) {
+	r.Access = supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}
+	err = s.sup.Push(ctx, r, func(e supervisor.Progress) {
 		if e.Event == "pushed content" {
 			pushed = e.Desc
 		}

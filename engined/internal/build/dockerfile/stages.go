@@ -527,12 +527,8 @@ func mergeLabels(have, more map[string]string) map[string]string {
 		return have
 	}
 	out := map[string]string{}
-	for k, v := range have {
-		out[k] = v
-	}
-	for k, v := range more {
-		out[k] = v
-	}
+	maps.Copy(out, have)
+	maps.Copy(out, more)
 	return out
 }
 

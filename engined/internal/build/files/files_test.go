@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -358,5 +359,42 @@ func TestAnArchiveThatUnpacksToTooMuchIsRefused(t *testing.T) {
 	}
 	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true}); err != nil {
 		t.Errorf("Put = %v", err)
+	}
+}
+
+func TestTreesLieOverEachOther(t *testing.T) {
+	lower, err := Receive(bytes.NewReader(archiveOf(t, file{name: "d/a", text: "lower"}, file{name: "d/b", text: "lower"}, file{name: "f/x", text: "hidden"})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lower.Close() }()
+	upper, err := Receive(bytes.NewReader(archiveOf(t, file{name: "d/a", text: "upper"}, file{name: "f", text: "upper"})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = upper.Close() }()
+	both := Over(lower, Over(upper, Single("note", "single", 0o600, time.Unix(7, 0))))
+	items, err := Select(both, Wish{Sources: []string{"/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, it := range items {
+		if it.Mode.IsRegular() {
+			text, err := ReadFile(both, it.Source, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[it.Source] = string(text)
+		}
+	}
+	if want := map[string]string{"/d/a": "upper", "/d/b": "lower", "/f": "upper", "/note": "single"}; !maps.Equal(got, want) {
+		t.Errorf("files %v, want %v", got, want)
+	}
+	if name, err := Clash(lower, upper); err != nil || name != "/d/a" {
+		t.Errorf("Clash = %q, %v", name, err)
+	}
+	if name, err := Clash(lower, Single("note", "", 0o600, time.Time{})); err != nil || name != "" {
+		t.Errorf("Clash = %q, %v", name, err)
 	}
 }

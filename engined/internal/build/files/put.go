@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -144,8 +145,8 @@ func (w *placer) directories(tw *tar.Writer) error {
 		}
 		missing = append(missing, dir)
 	}
-	for i := len(missing) - 1; i >= 0; i-- {
-		h := &tar.Header{Typeflag: tar.TypeDir, Name: missing[i] + "/", Mode: 0o755}
+	for _, name := range slices.Backward(missing) {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}
 		w.own(h)
 		if err := tw.WriteHeader(h); err != nil {
 			return err
@@ -311,7 +312,7 @@ func isArchive(r io.Reader) (bool, error) {
 		return false, err
 	}
 	if err != nil {
-		return false, nil //nolint:nilerr // it only looked like one
+		return false, nil // it only looked like one
 	}
 	defer func() { _ = plain.Close() }() // only read
 	_, err = tar.NewReader(plain).Next()

@@ -36,6 +36,8 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("a context and a Dockerfile come from standard input", func(t *testing.T) { standardInput(t, s.For(t)) })
 	t.Run("a Dockerfile may be elsewhere, with an ignore file of its own", func(t *testing.T) { elsewhere(t, s.For(t)) })
 	t.Run("cache and images are kept in directories of the client", func(t *testing.T) { layouts(t, s.For(t)) })
+	t.Run("caches go to several places and come from several", func(t *testing.T) { severalCaches(t, s.For(t)) })
+	t.Run("caches that cannot be are refused with what there is", func(t *testing.T) { refusedCaches(t, s.For(t)) })
 	t.Run("the linter is asked without a build", func(t *testing.T) { lint(t, s.For(t)) })
 	t.Run("files of the result say what was built", func(t *testing.T) { resultFiles(t, s.For(t)) })
 	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })

@@ -116,7 +116,7 @@ func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) erro
 	}
 	blobs := c.Blobs
 	if c.Type == CacheRegistry {
-		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+		if blobs, err = b.repository(c.Attrs["ref"], "pull", "push"); err != nil {
 			return err
 		}
 	}
@@ -260,7 +260,7 @@ func (b *builder) readCache(ctx context.Context, c CacheOption) (map[string]fore
 	blobs := c.Blobs
 	var err error
 	if c.Type == CacheRegistry {
-		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+		if blobs, err = b.repository(c.Attrs["ref"]); err != nil {
 			return nil, err
 		}
 	}

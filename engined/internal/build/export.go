@@ -268,11 +268,7 @@ func (b *builder) name(ctx context.Context, names []string, target ocispec.Descr
 // push sends the image to the registries of its names.
 func (b *builder) push(ctx context.Context, o *output, v *dockerfile.Vertex) error {
 	for _, name := range o.names {
-		auth, err := b.auth(ctx, name)
-		if err != nil {
-			return err
-		}
-		r := images.PushRequest{Image: name, Auth: auth}
+		r := images.PushRequest{Image: name, Ask: b.auth(name, "pull", "push")}
 		b.o.Output(v, []byte("pushing "+name+"\n"), false)
 		if err := b.s.images.Push(ctx, r, func(images.Progress) {}); err != nil {
 			return fmt.Errorf("push %s: %w", name, err)

@@ -26,6 +26,7 @@ type PullRequest struct {
 	Tag      string
 	Platform string
 	Auth     Auth
+	Ask      AuthFunc // instead of Auth, if not nil
 }
 
 // Pull fetches and unpacks an image and tells of it in docker's words. Nothing is told
@@ -45,7 +46,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest, out Output) error {
 		platform = &s.platform
 	}
 	for _, ref := range refs {
-		if err := s.pullOne(ctx, ref, *platform, r.Auth, out); err != nil {
+		if err := s.pullOne(ctx, ref, *platform, askOr(r.Ask, r.Auth), out); err != nil {
 			return err
 		}
 	}
@@ -66,7 +67,7 @@ func (s *Service) pullReferences(ctx context.Context, r PullRequest) ([]referenc
 	case r.Tag == "" && !reference.IsNameOnly(named):
 		return []reference.Named{named}, nil
 	case r.Tag == "":
-		return s.allTags(ctx, named, r.Auth)
+		return s.allTags(ctx, named, askOr(r.Ask, r.Auth))
 	}
 	if d, err := digest.Parse(r.Tag); err == nil {
 		named, err = reference.WithDigest(reference.TrimNamed(named), d)
@@ -79,7 +80,7 @@ func (s *Service) pullReferences(ctx context.Context, r PullRequest) ([]referenc
 	return []reference.Named{named}, nil
 }
 
-func (s *Service) allTags(ctx context.Context, named reference.Named, auth Auth) ([]reference.Named, error) {
+func (s *Service) allTags(ctx context.Context, named reference.Named, auth AuthFunc) ([]reference.Named, error) {
 	opts, err := s.options(reference.Domain(named), auth)
 	if err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func pullError(ref reference.Named, err error) error {
 	return err
 }
 
-func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform ocispec.Platform, auth Auth, out Output) error {
+func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform ocispec.Platform, auth AuthFunc, out Output) error {
 	name := ref.String()
 	dir, err := s.hostDir(reference.Domain(ref))
 	if err != nil {
@@ -138,7 +139,7 @@ func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform oci
 	told := &pullStory{out: out, ref: ref, states: map[string]layerState{}}
 	err = s.sup.Pull(ctx, supervisor.PullRequest{
 		Reference: name, Platform: platform, Snapshotter: s.cfg.Snapshotter,
-		Access: supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir},
+		Access: supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir},
 	}, told.step)
 	if err != nil {
 		return pullError(ref, err)
@@ -262,6 +263,15 @@ type PushRequest struct {
 	Tag      string
 	Platform string
 	Auth     Auth
+	Ask      AuthFunc // instead of Auth, if not nil
+}
+
+// askOr returns ask, or an answer with a.
+func askOr(ask AuthFunc, a Auth) AuthFunc {
+	if ask != nil {
+		return ask
+	}
+	return a.Func()
 }
 
 // Push sends images to their registry and tells of it in docker's words. Errors:
@@ -298,7 +308,7 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	}
 	out(Progress{Status: "The push refers to repository [" + named.Name() + "]"})
 	for _, n := range names {
-		if err := s.pushOne(ctx, n, platform, r.Auth, out); err != nil {
+		if err := s.pushOne(ctx, n, platform, askOr(r.Ask, r.Auth), out); err != nil {
 			return err
 		}
 	}
@@ -322,7 +332,7 @@ func (s *Service) namesOf(ctx context.Context, repo reference.Named) ([]string, 
 	return out, nil
 }
 
-func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Platform, auth Auth, out Output) error {
+func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Platform, auth AuthFunc, out Output) error {
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return err
@@ -333,7 +343,7 @@ func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Pl
 	}
 	var pushed ocispec.Descriptor
 	seen := map[string]bool{}
-	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}, func(e supervisor.Progress) {
+	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}, func(e supervisor.Progress) {
 		if e.Event == "pushed content" {
 			pushed = e.Desc
 		}
@@ -396,7 +406,7 @@ func (s *Service) Login(ctx context.Context, server string, a Auth) (string, err
 	if host == "" || host == "index.docker.io" {
 		host = "docker.io"
 	}
-	opts, err := s.options(host, a)
+	opts, err := s.options(host, a.Func())
 	if err != nil {
 		return "", err
 	}
@@ -409,7 +419,7 @@ func (s *Service) Distribution(ctx context.Context, ref string, a Auth) (ocispec
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("invalid reference format: %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
-	opts, err := s.options(reference.Domain(named), a)
+	opts, err := s.options(reference.Domain(named), a.Func())
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
 	}

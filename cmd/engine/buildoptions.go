@@ -113,22 +113,6 @@ func setBuildSizes(b *buildclient.Build, c *cli.Context) error {
 	return nil
 }
 
-// setBuildCall asks something instead of building.
-func setBuildCall(b *buildclient.Build, c *cli.Context) error {
-	call, _, _ := strings.Cut(c.String("call"), ",")
-	if c.Bool("check") {
-		call = "check"
-	}
-	switch call {
-	case "", "build":
-		return nil
-	case "check":
-		call = "lint"
-	}
-	b.Attrs["requestid"], b.Attrs["frontend.caps"] = "frontend."+call, "moby.buildkit.frontend.subrequests+forward"
-	return nil
-}
-
 // setAttestations reads --attest, --provenance and --sbom.
 func setAttestations(b *buildclient.Build, c *cli.Context) error {
 	list := c.StringSlice("attest")

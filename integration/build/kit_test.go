@@ -39,6 +39,7 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("caches go to several places and come from several", func(t *testing.T) { severalCaches(t, s.For(t)) })
 	t.Run("caches that cannot be are refused with what there is", func(t *testing.T) { refusedCaches(t, s.For(t)) })
 	t.Run("the linter is asked without a build", func(t *testing.T) { lint(t, s.For(t)) })
+	t.Run("questions about a Dockerfile are answered without a build", func(t *testing.T) { calls(t, s.For(t)) })
 	t.Run("files of the result say what was built", func(t *testing.T) { resultFiles(t, s.For(t)) })
 	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })
 	t.Run("a build by POST of version 2 tells its story", func(t *testing.T) { versionTwo(t, s.For(t)) })

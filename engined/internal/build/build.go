@@ -131,6 +131,16 @@ func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*d
 	})
 }
 
+// Outline says what the target of a Dockerfile can be given; it looks at no image.
+func (s *Service) Outline(ctx context.Context, r Request) (*dockerfile.Outline, error) {
+	b := newBuilder(s, r, nil)
+	p := s.host
+	if len(r.Platforms) > 0 {
+		p = platforms.Normalize(r.Platforms[0])
+	}
+	return dockerfile.ReadOutline(ctx, r.Dockerfile.Text, dockerfile.Options{Args: r.Args, Target: r.Target, Platform: p, Host: s.host, Contexts: b.namedContexts()})
+}
+
 // Check says what the linter has to say of a Dockerfile, and (as err) whether it could be
 // built as far as can be seen without building: it pulls the images that stages are built
 // upon, and runs nothing. Without a target, all stages are looked at.

@@ -131,6 +131,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 	var shown []string
 	for i := range cmd.Args {
 		a := &cmd.Args[i]
+		p := paramOf(*a, cmd)
 		c.checkSecret("ARG", a.Key, cmd)
 		switch given, ok := c.opts.Args[a.Key]; {
 		case ok:
@@ -143,7 +144,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 			a.Value = &v
 		default:
 			if v, ok := c.global.Get(a.Key); ok {
-				a.Value = &v
+				a.Value, p.inherited = &v, true
 			}
 		}
 		if !slices.Contains(st.declared, a.Key) {
@@ -151,6 +152,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 		}
 		text := a.Key
 		if a.Value != nil {
+			p.Value = *a.Value
 			text += "=" + *a.Value
 			if !noEnv[a.Key] {
 				if !slices.ContainsFunc(st.config.Env, func(kv string) bool { return strings.HasPrefix(kv, a.Key+"=") }) {
@@ -160,6 +162,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 			}
 		}
 		shown = append(shown, text)
+		c.params[st.index] = append(c.params[st.index], p)
 	}
 	st.note("ARG "+strings.Join(shown, " "), nil)
 	return nil

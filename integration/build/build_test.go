@@ -79,6 +79,7 @@ func TestBuilds(t *testing.T) {
 	t.Run("a command that fails says its code, its line and its output", func(t *testing.T) { failing(t, s.For(t)) })
 	t.Run("a cancelled build stops its command at once", func(t *testing.T) { cancelled(t, s.For(t)) })
 	t.Run("mistakes are said with what to do", func(t *testing.T) { mistakes(t, s.For(t)) })
+	t.Run("a linked copy is the same layer upon any base", func(t *testing.T) { linked(t, s.For(t)) })
 	t.Run("files arrive with the owners and modes that were asked for", func(t *testing.T) { copies(t, s.For(t)) })
 	t.Run("SOURCE_DATE_EPOCH makes layers and image reproducible", func(t *testing.T) { reproducible(t, s.For(t)) })
 	t.Run("cache mounts outlive builds and are pruned", func(t *testing.T) { cacheMounts(t, s.For(t)) })
@@ -313,31 +314,29 @@ func mistakes(t *testing.T, s *harness.Stack) {
 		want  string
 	}{
 		{"unknown instruction", map[string]string{"Dockerfile": "FROM busybox:test\nRUNN x\n"}, nil, "dockerfile parse error on line 2: unknown instruction: RUNN"},
-		{"missing file", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY maek /\n", "make": ""}, nil, `stat maek: file does not exist (did you mean "make"?)`},
-		{"missing file of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nFROM a\nCOPY --from=a /nope /\n"}, nil, "stat nope: file does not exist"},
+		{"missing file", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY maek /\n", "make": ""}, nil, `"/maek": not found in build context or excluded by .dockerignore (did you mean make?)`},
+		{"missing file of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nFROM a\nCOPY --from=a /nope /\n"}, nil, `"/nope": not found`},
 		{"ignored file", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY key /\n", "key": "", ".dockerignore": "key\n"}, nil, "excluded by .dockerignore"},
-		{"missing target", map[string]string{"Dockerfile": "FROM busybox:test AS builder\n"}, []string{"--target", "bilder"}, `did you mean "builder"?`},
-		{"symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY link/passwd /x\n", "link@": "/etc"}, nil, "file does not exist"},
+		{"missing target", map[string]string{"Dockerfile": "FROM busybox:test AS builder\n"}, []string{"--target", "bilder"}, "did you mean builder?"},
+		{"symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY link/passwd /x\n", "link@": "/etc"}, nil, "not found"},
 		{"file to a directory", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY a /etc/passwd/\n", "a": ""}, nil, "is a file, not a directory"},
-		{"foreign platform", map[string]string{"Dockerfile": "FROM --platform=linux/s390x busybox:test\n"}, nil, "busybox:test"},
 		{"syntax error with a suggestion", map[string]string{"Dockerfile": "FROM busybox:test\nCOPPY a /\n"}, nil, "dockerfile parse error on line 2: unknown instruction: COPPY (did you mean COPY?)"},
 		{"bad flag with a suggestion", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --form=x a /\n"}, nil, "line 2: unknown flag: --form"},
 		{"bad JSON", map[string]string{"Dockerfile": "FROM busybox:test\nHEALTHCHECK --interval=soon CMD true\n"}, nil, "line 2"},
 		{"empty Dockerfile", map[string]string{"Dockerfile": "\n# nothing\n"}, nil, "file with no instructions"},
 		{"Dockerfile over the limit", map[string]string{"Dockerfile": "FROM busybox:test\n# " + strings.Repeat("x", 5<<20) + "\n"}, nil, "larger than 4194304 bytes"},
 		{"no Dockerfile", map[string]string{"Dockerfile.other": "FROM busybox:test\n"}, nil, "ockerfile"},
-		{"stage that is not there", map[string]string{"Dockerfile": "FROM busybox:test AS builder\nFROM busybox:test\nCOPY --from=bilder /etc /x\n"}, nil, `did you mean "builder"?`},
+		{"stage that is not there", map[string]string{"Dockerfile": "FROM busybox:test AS builder\nFROM busybox:test\nCOPY --from=bilder /etc /x\n"}, nil, "did you mean builder?"},
 		{"stages in a circle", map[string]string{"Dockerfile": "FROM busybox:test AS a\nCOPY --from=b /etc /x\nFROM busybox:test AS b\nCOPY --from=a /etc /x\n"}, nil, "circular dependency detected on stage: "},
 		{"a stage of itself", map[string]string{"Dockerfile": "FROM busybox:test AS a\nCOPY --from=a /etc /x\n"}, nil, "circular dependency detected on stage: a"},
 		{"a mount of a later number", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=bind,from=1,target=/x true\nFROM busybox:test\n"}, []string{"--target", "0"}, "a later build stage"},
-		{"path above the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY ../../../../etc/passwd /x\n"}, nil, "stat etc/passwd: file does not exist"},
-		{"absolute symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY pw /x\n", "pw@": "/etc/passwd"}, nil, "stat pw: file does not exist"},
-		{"symlink out of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s ../../../../../../../root/.ssh /out && ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /out/id /x\n"}, nil, "stat out/id: file does not exist"},
-		{"proc of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /h /x\n"}, nil, "stat h: file does not exist"},
-		{"bind mount out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=bind,source=link,target=/x ls /x\n", "link@": "/etc/ssl"}, nil, "file does not exist"},
+		{"path above the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY ../../../../etc/passwd /x\n"}, nil, `"/etc/passwd": not found`},
+		{"absolute symlink out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nCOPY pw /x\n", "pw@": "/etc/passwd"}, nil, `"/pw": not found`},
+		{"symlink out of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s ../../../../../../../root/.ssh /out && ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /out/id /x\n"}, nil, `"/out/id": not found`},
+		{"proc of a stage", map[string]string{"Dockerfile": "FROM busybox:test AS a\nRUN ln -s /proc/self/root/etc/hostname /h\nFROM busybox:test\nCOPY --from=a /h /x\n"}, nil, `"/h": not found`},
+		{"bind mount out of the context", map[string]string{"Dockerfile": "FROM busybox:test\nRUN --mount=type=bind,source=link,target=/x ls /x\n", "link@": "/etc/ssl"}, nil, "not found"},
 		{"base image that is not there", map[string]string{"Dockerfile": "FROM 127.0.0.1:1/nosuch:1\n"}, nil, "127.0.0.1:1"},
 		{"bad name of a base image", map[string]string{"Dockerfile": "FROM Busybox:Test:x\n"}, nil, "invalid reference format"},
-		{"base image of another platform", map[string]string{"Dockerfile": "FROM --platform=linux/arm64 busybox:test\nRUN true\n"}, nil, "the image that is here is for linux/"},
 		{"command that is not there", map[string]string{"Dockerfile": "FROM busybox:test\nRUN [\"/nosuch\"]\n"}, nil, "/nosuch"},
 		{"bad build argument", map[string]string{"Dockerfile": "ARG N\nFROM busybox:$N\n"}, nil, "line 2"},
 		{"archive that is none", map[string]string{"Dockerfile": "FROM busybox:test\nADD a.tar.xz /x/\n", "a.tar.xz": "\xfd7zXZ\x00rest"}, nil, "a.tar.xz"},

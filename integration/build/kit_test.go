@@ -263,7 +263,7 @@ func elsewhere(t *testing.T, s *harness.Stack) {
 }
 
 func layouts(t *testing.T, s *harness.Stack) {
-	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid >/once\n"})
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nENV A=b\nRUN cat /proc/sys/kernel/random/uuid >/once\nLABEL c=d\nCOPY --link a /a\nCMD [\"cat\", \"/once\"]\n", "a": "a"})
 	both := project(t, map[string]string{"Dockerfile": "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY a /\n", "a": "in the layout\n"})
 	user := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=base a /\nRUN cat /a\n"})
 	for _, client := range kitClients {
@@ -279,6 +279,10 @@ func layouts(t *testing.T, s *harness.Stack) {
 			}
 			if one, two := s.OK("engine", "run", "--rm", "cached:1", "cat", "/once"), s.OK("engine", "run", "--rm", "cached:2", "cat", "/once"); one != two {
 				t.Errorf("%s: the step ran again: %s, %s", other, one, two)
+			}
+			one, two := s.OK("docker", "image", "inspect", "cached:1"), s.OK("docker", "image", "inspect", "cached:2")
+			if id := s.OK("docker", "image", "inspect", "-f", "{{.Id}}", "cached:2"); !strings.Contains(one, id) {
+				t.Errorf("%s: another image came of the cache of %s:\n%s\n%s", other, client, one, two)
 			}
 		}
 		// Again: what is there stays, and the index has one entry of a name.

@@ -53,6 +53,7 @@ type builder struct {
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
 	imports  imports
+	links    links
 
 	mu       sync.Mutex
 	plain    map[*dockerfile.Vertex]string
@@ -106,6 +107,7 @@ func (b *builder) plan(ctx context.Context) error {
 		})
 	}
 	if err := g.Wait(); err != nil {
+		b.warn()
 		return err
 	}
 	plans := make([]*dockerfile.Plan, 0, len(b.products))
@@ -119,6 +121,16 @@ func (b *builder) plan(ctx context.Context) error {
 	return nil
 }
 
+// warn tells what the linter has to say of a Dockerfile that cannot be built.
+func (b *builder) warn() {
+	for _, p := range b.products {
+		if p.plan != nil && len(p.plan.Warnings) > 0 {
+			b.o.Planned([]*dockerfile.Plan{{Warnings: p.plan.Warnings}})
+			return
+		}
+	}
+}
+
 // compile reads the Dockerfile for one platform.
 func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
 	exclude, err := patterns(b.r.Dockerfile.Ignore)
@@ -127,7 +139,7 @@ func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*d
 	}
 	return dockerfile.Compile(ctx, b.r.Dockerfile.Text, dockerfile.Options{
 		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p, Host: b.s.host, Contexts: b.namedContexts(), Base: b.base,
-		Ignore: exclude, AllStages: all,
+		Ignore: exclude, AllStages: all, Asked: len(b.r.Platforms) > 0,
 	})
 }
 

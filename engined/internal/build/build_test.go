@@ -13,10 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -474,8 +476,8 @@ func TestGitSourcesArePinnedToACommit(t *testing.T) {
 		t.Errorf("git as context: %q", got)
 	}
 	for _, row := range []struct{ name, line, want string }{
-		{"no such reference", "ADD " + url + "#nosuch /r/", `no branch, tag or commit "nosuch"`},
-		{"another commit", "ADD --checksum=0000000 " + url + "#v1 /r/", "is at commit " + one},
+		{"no such reference", "ADD " + url + "#nosuch /r/", "repository does not contain ref nosuch"},
+		{"another commit", "ADD --checksum=0000000 " + url + "#v1 /r/", "got " + one},
 		{"a directory that a symlink leads to", "ADD " + url + "#main:out /r/", `no directory "out"`},
 		{"an option as reference", "ADD " + url + "#--upload-pack=x /r/", "no such reference"},
 	} {
@@ -638,6 +640,73 @@ func TestCachesTravel(t *testing.T) {
 	r.CacheTo, r.Outputs, r.CacheFrom = nil, nil, []CacheOption{{Type: CacheRegistry, Attrs: map[string]string{"ref": registry + "/team/nosuch:1"}}}
 	if _, w := h.must(r); len(w.failed) != 1 || !strings.Contains(w.failed[0], "team/nosuch") {
 		t.Errorf("a cache that is not there: %q", w.failed)
+	}
+}
+
+// An image tells the times of its records, which travel with a cache.
+func TestTheSameImageComesOfACacheElsewhere(t *testing.T) {
+	for _, mode := range []string{"min", "max"} {
+		layout := newMemory()
+		r := Request{
+			Dockerfile: define("FROM scratch AS base\nLABEL a=b\nCOPY a /a\nENV X=y\nFROM base\nCMD [\"/x\"]\nCOPY --link b /b\nWORKDIR /w\nCOPY --from=base /a /c\nEXPOSE 80\n"),
+			Context:    tarSource{t: t, files: map[string]string{"a": "a", "b": "b"}},
+			CacheTo:    []CacheOption{{Type: CacheLocal, Blobs: layout, Attrs: map[string]string{"mode": mode}}},
+		}
+		h := newHouse(t)
+		first, _ := h.must(r)
+		r.CacheTo = nil
+		if _, err := h.Prune(t.Context(), PruneRequest{All: true}); err != nil {
+			t.Fatal(err)
+		}
+		r.CacheFrom = []CacheOption{{Type: CacheLocal, Blobs: layout}}
+		for i, h := range []*house{h, newHouse(t)} {
+			again, w := h.must(r)
+			if len(w.ended) > 0 {
+				t.Errorf("mode=%s: house %d made %q", mode, i, w.ended)
+			}
+			if again.Target.Digest != first.Target.Digest {
+				t.Errorf("mode=%s: house %d: image %+v\nfirst %+v", mode, i, again.Image.Config, first.Image.Config)
+			}
+		}
+	}
+}
+
+func TestTimesAreThoseOfTheLayers(t *testing.T) {
+	at := func(s int64) *time.Time { out := time.Unix(s, 0).UTC(); return &out }
+	epoch, now := at(7), at(99)
+	for _, row := range []struct {
+		name  string
+		base  []*time.Time
+		ours  []*time.Time // nil for what changes no file
+		epoch *time.Time
+		want  []*time.Time
+		last  *time.Time
+	}{
+		{"what changes no file, upon a base", []*time.Time{at(1)}, []*time.Time{nil, nil}, nil, []*time.Time{at(1), at(1), at(1)}, at(1)},
+		{"before, between and after layers", []*time.Time{at(1)}, []*time.Time{nil, at(2), nil, at(3), nil}, nil, []*time.Time{at(1), at(2), at(2), at(2), at(3), at(3)}, at(3)},
+		{"nothing has a time", nil, []*time.Time{nil}, nil, []*time.Time{nil}, now},
+		{"an epoch is for what this build did", []*time.Time{at(1)}, []*time.Time{nil, at(2)}, epoch, []*time.Time{at(1), epoch, epoch}, epoch},
+	} {
+		var history []ocispec.History
+		var plan []dockerfile.Entry
+		for _, h := range row.base {
+			history, plan = append(history, ocispec.History{Created: h}), append(plan, dockerfile.Entry{History: ocispec.History{Created: h}})
+		}
+		for _, h := range row.ours {
+			history, plan = append(history, ocispec.History{Created: h}), append(plan, dockerfile.Entry{})
+		}
+		var e time.Time
+		if row.epoch != nil {
+			e = *row.epoch
+		}
+		last := datedHistory(history, plan, e, *now)
+		var got []*time.Time
+		for _, h := range history {
+			got = append(got, h.Created)
+		}
+		if !reflect.DeepEqual(got, row.want) || !last.Equal(*row.last) {
+			t.Errorf("%s: %v, image %v; want %v, %v", row.name, got, last, row.want, row.last)
+		}
 	}
 }
 

@@ -35,7 +35,8 @@ type Layer struct {
 type Record struct {
 	Key       string
 	Parent    string // key of the record below; "" above an image or nothing
-	Snapshot  string // "" for the empty filesystem
+	Link      string `json:",omitempty"` // key of the record whose layer this one places upon Parent; "" for one of its own
+	Snapshot  string // "" for the empty filesystem, and for a layer that is upon nothing
 	Own       bool   // the snapshot was made for this record
 	Unchanged bool   // nothing was changed: the snapshot is that of the record below
 	Layer     *Layer // nil if nobody has needed it

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -82,7 +83,9 @@ func (w *cacheWriter) chain(layers []Layer) int {
 				Blob: l.Descriptor.Digest, Parent: at,
 				Annotations: &cacheLayerNotes{MediaType: l.Descriptor.MediaType, DiffID: l.DiffID, Size: l.Descriptor.Size},
 			})
-			w.blobs = append(w.blobs, ocispec.Descriptor{MediaType: l.Descriptor.MediaType, Digest: l.Descriptor.Digest, Size: l.Descriptor.Size})
+			if !slices.ContainsFunc(w.blobs, func(d ocispec.Descriptor) bool { return d.Digest == l.Descriptor.Digest }) {
+				w.blobs = append(w.blobs, ocispec.Descriptor{MediaType: l.Descriptor.MediaType, Digest: l.Descriptor.Digest, Size: l.Descriptor.Size})
+			}
 		}
 		at = i
 	}

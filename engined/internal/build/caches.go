@@ -152,6 +152,9 @@ func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) erro
 // those of every stage.
 func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, all bool) error {
 	add := func(v *dockerfile.Vertex, rec *Record) error {
+		if rec.Link != "" {
+			return b.collectLink(ctx, w, v, rec)
+		}
 		layers, err := b.layersOf(ctx, v, rec)
 		if err != nil {
 			return err
@@ -184,6 +187,21 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 			return err
 		}
 	}
+	return nil
+}
+
+// collectLink adds the layer that v has placed: it is of use upon any parent.
+func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile.Vertex, rec *Record) error {
+	link, ok := b.s.cache.get(rec.Link)
+	layer := b.links.layerOf(v)
+	if !ok || link.Layer == nil || layer == nil {
+		return nil // it has no files, or was pruned by id
+	}
+	plain, err := b.plainKey(ctx, layer)
+	if err != nil {
+		return err
+	}
+	w.add(link, plain, []Layer{*link.Layer})
 	return nil
 }
 
@@ -363,7 +381,31 @@ func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*Re
 	if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
 		return rec, nil
 	}
+	if layer := b.links.layerOf(below); layer != nil {
+		return b.linkElsewhere(ctx, below, layer)
+	}
 	return b.fromElsewhere(ctx, below, plain)
+}
+
+// linkElsewhere returns the record of a step that places a layer if that, and all below,
+// need not be made.
+func (b *builder) linkElsewhere(ctx context.Context, v, layer *dockerfile.Vertex) (*Record, error) {
+	parent, err := b.belowElsewhere(ctx, v)
+	if err != nil || parent == nil {
+		return nil, err
+	}
+	plain, err := b.plainKey(ctx, layer)
+	if err != nil || plain == "" {
+		return nil, err
+	}
+	_, there := b.imported(ctx, plain)
+	if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
+		there = true
+	}
+	if !there {
+		return nil, nil
+	}
+	return b.solve(ctx, v)
 }
 
 // adopt fetches the layer that v adds to its parent and keeps it as a record.
@@ -379,7 +421,8 @@ func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *Recor
 	b.later(b.s.hold(f.content))
 	rec := &Record{Key: f.content, Parent: parent.Key, Snapshot: parent.Snapshot, Unchanged: true, Name: v.Name, Created: f.created, LastUsed: b.started, Uses: 1}
 	if n == 1 {
-		if err := b.task("importing layer of "+v.Name, func(*dockerfile.Vertex) error { return b.adoptLayer(ctx, rec, f) }); err != nil {
+		alone := b.links.stepOf(v) != nil
+		if err := b.task("importing layer of "+v.Name, func(*dockerfile.Vertex) error { return b.adoptLayer(ctx, rec, f, alone) }); err != nil {
 			return nil, err
 		}
 	}
@@ -390,8 +433,9 @@ func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *Recor
 	return rec, b.s.cache.put(rec, aliases...)
 }
 
-// adoptLayer fetches the uppermost layer of f and extracts it above rec's parent.
-func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign) error {
+// adoptLayer fetches the uppermost layer of f and extracts it above rec's parent, unless it
+// stays alone.
+func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone bool) error {
 	ctx, err := b.leased(ctx)
 	if err != nil {
 		return err
@@ -403,6 +447,10 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign) error 
 	if err := b.s.sup.LabelContent(ctx, l.Descriptor.Digest, rootLabels()); err != nil {
 		return err
 	}
+	if alone {
+		rec.Layer, rec.Unchanged = &l, false
+		return nil
+	}
 	snapshotter := b.s.images.Snapshotter()
 	active := "build-" + identifiers.Short(identifiers.New())
 	defer b.s.hold(active)()
@@ -413,15 +461,8 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign) error 
 	var undo cleanup.Stack
 	defer undo.Clean()
 	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
-	applied, err := b.s.sup.ApplyDiff(ctx, l.Descriptor, mounts)
-	if err != nil {
-		return err
-	}
-	if applied.Digest != l.DiffID {
-		return fmt.Errorf("import cache: layer %s unpacks to %s instead of %s: %w", l.Descriptor.Digest, applied.Digest, l.DiffID, errdefs.ErrDataLoss)
-	}
-	if err := b.s.sup.LabelContent(ctx, l.Descriptor.Digest, map[string]string{manifest.LabelUncompressed: l.DiffID.String()}); err != nil {
-		return err
+	if err := b.extract(ctx, l, mounts); err != nil {
+		return fmt.Errorf("import cache: %w", err)
 	}
 	var ids []digest.Digest
 	for _, x := range f.layers {

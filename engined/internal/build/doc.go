@@ -12,6 +12,9 @@
 // to be. A record is kept under the content key; the plain key is an alias of it. Equal
 // vertices of builds that run at the same time are solved once.
 //
+// A COPY --link is two records: a layer that is upon nothing, and what comes of placing it
+// (link.go).
+//
 // A result is a committed snapshot of the supervisor, labelled as a root of its collector
 // for as long as there is a record. Layers that the image needs are written before the
 // commit, and the snapshot is named by its chain id, so that an image that was built is

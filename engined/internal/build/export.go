@@ -294,31 +294,36 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	return key(append(parts, fmt.Sprint(o.compression, o.docker, o.inline), string(notes))...), nil
 }
 
-// newImage puts configuration and history together.
-func (b *builder) newImage(p *product, layers []Layer, created time.Time) (images.NewImage, error) {
+// newImage puts configuration and history together. An image tells no time but those of its
+// records, so that it is the same wherever they come from; now is for one that has none.
+func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.NewImage, error) {
 	epoch, err := dockerfile.Epoch(b.r.Args)
 	if err != nil {
 		return images.NewImage{}, err
-	}
-	if !epoch.IsZero() {
-		created = epoch
 	}
 	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
 	}
 	n := images.NewImage{Runtime: raw, Parent: p.plan.Parent}
-	n.Config = ocispec.Image{Created: &created, Author: p.plan.Author, Platform: p.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
+	n.Config = ocispec.Image{Author: p.plan.Author, Platform: p.plan.Platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}}
 	for _, l := range layers {
 		n.Layers = append(n.Layers, l.Descriptor)
 		n.Config.RootFS.DiffIDs = append(n.Config.RootFS.DiffIDs, l.DiffID)
 	}
-	n.Config.History, err = b.history(p, created, epoch)
-	return n, err
+	if n.Config.History, err = b.history(p); err != nil {
+		return n, err
+	}
+	if !epoch.IsZero() {
+		now = epoch
+	}
+	n.Config.Created = datedHistory(n.Config.History, p.plan.History, epoch, now)
+	return n, nil
 }
 
-// history is that of the base and of this build. A step that the cache had keeps its time.
-func (b *builder) history(p *product, created, epoch time.Time) ([]ocispec.History, error) {
+// history is that of the base and of this build. A step of this build has the time of its
+// record; what changed no file has none.
+func (b *builder) history(p *product) ([]ocispec.History, error) {
 	records := map[*dockerfile.Vertex]*Record{}
 	var err error
 	for v, rec := p.plan.Target, p.top; v.Parent != nil; v = v.Parent {
@@ -327,29 +332,51 @@ func (b *builder) history(p *product, created, epoch time.Time) ([]ocispec.Histo
 			return nil, err
 		}
 	}
-	last := created
-	if epoch.IsZero() && len(records) > 0 {
-		last = time.Time{}
-	}
 	var out []ocispec.History
 	for _, e := range p.plan.History {
 		h := e.History
-		if h.Created == nil {
-			at := created
-			if rec := records[e.Vertex]; rec != nil {
-				h.EmptyLayer = rec.Unchanged
-				if epoch.IsZero() {
-					last = rec.Created
-				}
-			}
-			if epoch.IsZero() && !last.IsZero() {
-				at = last
-			}
-			h.Created = &at
+		if rec := records[e.Vertex]; h.Created == nil && rec != nil {
+			h.EmptyLayer, h.Created = rec.Unchanged, &rec.Created
 		}
 		out = append(out, h)
 	}
 	return out, nil
+}
+
+// datedHistory completes the times of history: epoch, if there is one, for all that this
+// build did; else what has no time has that of the layer before, and the first of them that
+// of the layer after it. It returns the last time, which is the image's: now if there is none.
+//
+// Source: moby/buildkit v0.32.2 exporter/containerimage/writer.go "normalizeLayersAndHistory".
+func datedHistory(history []ocispec.History, plan []dockerfile.Entry, epoch, now time.Time) *time.Time {
+	var at *time.Time
+	missing := false
+	for _, h := range history {
+		if h.Created == nil {
+			missing = true
+			continue
+		}
+		if at = h.Created; missing {
+			break
+		}
+	}
+	missing = false
+	last := &now
+	for i := range history {
+		h := &history[i]
+		switch {
+		case plan[i].Created == nil && !epoch.IsZero():
+			h.Created = &epoch
+		case h.Created == nil:
+			h.Created, missing = at, true
+		case missing:
+			at = h.Created
+		}
+		if h.Created != nil {
+			last = h.Created
+		}
+	}
+	return last
 }
 
 // exportFiles hands the filesystems themselves to the client.

@@ -50,6 +50,9 @@ func (s *Service) DiskUsage(ctx context.Context) ([]Usage, error) {
 		if isRecord(r.Parent) {
 			u.Parents = []string{shortKey(r.Parent)}
 		}
+		if r.Link != "" {
+			u.Parents = append(u.Parents, shortKey(r.Link))
+		}
 		out = append(out, u)
 	}
 	mounts, err := s.cacheMounts(ctx)
@@ -225,7 +228,7 @@ func (r PruneRequest) wants(id, kind string, used time.Time) bool {
 func leaves(all map[string]*Record) []*Record {
 	parents := map[string]bool{}
 	for _, r := range all {
-		parents[r.Parent] = true
+		parents[r.Parent], parents[r.Link] = true, true
 	}
 	var out []*Record
 	for _, r := range all {

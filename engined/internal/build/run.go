@@ -368,8 +368,11 @@ func ownerOf(root, user string) (*archive.Owner, error) {
 	if user == "" {
 		return nil, nil
 	}
-	name, _, hasGroup := strings.Cut(user, ":")
-	u, err := userOf(root, user)
+	name, group, hasGroup := strings.Cut(user, ":")
+	if name, group = numberOfRoot(name), numberOfRoot(group); hasGroup {
+		group = ":" + group
+	}
+	u, err := userOf(root, name+group)
 	if err != nil {
 		return nil, fmt.Errorf("owner %q: %w", user, err)
 	}
@@ -378,6 +381,14 @@ func ownerOf(root, user string) (*archive.Owner, error) {
 		u.GID, _ = number(name)
 	}
 	return &archive.Owner{UID: u.UID, GID: u.GID}, nil
+}
+
+// numberOfRoot is a name of --chown; root is known where nobody is, as BuildKit has it.
+func numberOfRoot(name string) string {
+	if name == "root" {
+		return "0"
+	}
+	return name
 }
 
 func number(s string) (int, bool) {

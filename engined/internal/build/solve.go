@@ -67,7 +67,8 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 			return rec, nil
 		}
 	}
-	if !stale {
+	placed := b.links.layerOf(v) != nil // of a cache elsewhere, it takes the layer alone
+	if !stale && !placed {
 		if rec, err := b.fromElsewhere(ctx, v, plain); err != nil || rec != nil {
 			if rec != nil {
 				b.cached(v, rec)
@@ -76,10 +77,11 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 		}
 	}
 	var parent *Record
-	inputs := make([]*Record, len(v.Inputs()))
+	needed := b.inputsOf(v)
+	inputs := make([]*Record, len(needed))
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { parent, err = b.solve(gctx, v.Parent); return err })
-	for i, in := range v.Inputs() {
+	for i, in := range needed {
 		g.Go(func() (err error) { inputs[i], err = b.solve(gctx, in); return err })
 	}
 	if err := g.Wait(); err != nil {
@@ -101,7 +103,7 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 			return rec, nil
 		}
 	}
-	if f, ok := b.imported(ctx, w.key); ok && !b.again(v) {
+	if f, ok := b.imported(ctx, w.key); ok && !placed && !b.again(v) {
 		rec, err := b.adopt(ctx, v, parent, f, plain)
 		if err != nil || rec != nil {
 			if rec != nil {
@@ -191,7 +193,7 @@ func (b *builder) usable(ctx context.Context, rec *Record) bool {
 		r = below
 	}
 	if rec.Snapshot == "" {
-		return true
+		return b.hasLayer(ctx, rec)
 	}
 	_, err := b.s.sup.StatSnapshot(ctx, b.s.images.Snapshotter(), rec.Snapshot)
 	return err == nil
@@ -203,6 +205,9 @@ func isRecord(key string) bool { return strings.HasPrefix(key, "sha256:") }
 // cached reports v, and all below it that nobody has to look at, as cached.
 func (b *builder) cached(v *dockerfile.Vertex, rec *Record) {
 	b.s.cache.use(rec.Key)
+	if rec.Link != "" {
+		b.s.cache.use(rec.Link)
+	}
 	var visit func(v *dockerfile.Vertex, key string)
 	visit = func(v *dockerfile.Vertex, key string) {
 		if v == nil {
@@ -226,6 +231,13 @@ func (b *builder) cached(v *dockerfile.Vertex, rec *Record) {
 
 // report tells the end of v once.
 func (b *builder) report(v *dockerfile.Vertex, e Ending) bool {
+	if step := b.links.stepOf(v); step != nil {
+		b.links.note(step, e)
+		if e.Err == nil {
+			return true // the step itself is yet to come
+		}
+		v = step
+	}
 	b.mu.Lock()
 	said := b.reported[v]
 	b.reported[v] = true

@@ -83,7 +83,13 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 		return imageKey(v.Image), nil
 	}
 	parts := []string{"plain", b.definition(v)}
-	for _, in := range append([]*dockerfile.Vertex{v.Parent}, v.Inputs()...) {
+	layer := b.links.layerOf(v)
+	if layer != nil {
+		parts[1] = "link" // the layer has the definition
+	} else if b.links.stepOf(v) != nil {
+		parts[0] = "plain layer"
+	}
+	for _, in := range append([]*dockerfile.Vertex{v.Parent}, b.inputsOf(v)...) {
 		k, err := b.plainKey(ctx, in)
 		if err != nil {
 			return "", located(in, err)
@@ -93,7 +99,7 @@ func (b *builder) makePlainKey(ctx context.Context, v *dockerfile.Vertex) (strin
 		}
 		parts = append(parts, k)
 	}
-	if v.Copy != nil {
+	if v.Copy != nil && layer == nil {
 		more, known, err := b.copyKey(ctx, v.Copy)
 		if err != nil || !known {
 			return "", err
@@ -115,18 +121,18 @@ func (b *builder) copyKey(ctx context.Context, c *dockerfile.Copy) (parts []stri
 		parts = append(parts, c.URLs[0], c.Checksum.String())
 	}
 	for _, u := range c.Repos {
-		repo, err := git.Parse(u)
+		repo, err := repoOf(c, u)
 		if err != nil {
 			return nil, false, err
 		}
 		sum, err := b.commit(ctx, repo)
 		if err != nil {
-			return nil, false, err
-		}
-		if !strings.HasPrefix(sum, c.Commit) {
-			return nil, false, fmt.Errorf("ADD failed: %s is at commit %s instead of %s: %w", repo, sum, c.Commit, errdefs.ErrInvalidArgument)
+			return nil, false, fmt.Errorf("ADD failed: %w", err)
 		}
 		parts = append(parts, repo.URL, sum, repo.Subdir)
+		if repo.KeepDir || repo.NoSubmodules {
+			parts = append(parts, fmt.Sprint(repo.KeepDir, repo.NoSubmodules))
+		}
 	}
 	switch {
 	case c.From != nil:
@@ -149,7 +155,7 @@ func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, di
 	}
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
 		return part{}, "", err
@@ -174,7 +180,7 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 		}
 		items, err := files.Select(tree, files.Wish{Sources: []string{m.Source}})
 		if err != nil {
-			return "", fmt.Errorf("bind mount: %w", err)
+			return "", fmt.Errorf("bind mount: %w in build context", err)
 		}
 		d, err := files.Digest(ctx, tree, items)
 		if err != nil {
@@ -212,13 +218,20 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 	}()
 	parts := []string{"content", b.definition(v), parent.Key}
-	if v.Copy != nil {
+	switch {
+	case b.links.layerOf(v) != nil:
+		parts[1] = "link"
+		parts = append(parts, inputs[0].Key)
+	case v.Copy != nil:
+		if b.links.stepOf(v) != nil {
+			parts[0] = "layer"
+		}
 		sums, err := b.collect(ctx, w)
 		if err != nil {
 			return nil, err
 		}
 		parts = append(parts, sums...)
-	} else {
+	default:
 		for _, in := range inputs {
 			parts = append(parts, in.Key)
 		}
@@ -287,7 +300,7 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
 	}
 	if err != nil {
 		return part{}, "", err
@@ -296,13 +309,26 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	return part{tree, items}, d, err
 }
 
+// repoOf is a repository as an ADD wants it: its flags count beside what the URL says.
+func repoOf(c *dockerfile.Copy, u string) (git.Repo, error) {
+	repo, err := git.Parse(u)
+	if err == nil && c.Commit != "" && repo.Commit != "" && repo.Commit != c.Commit {
+		err = fmt.Errorf("checksum conflicts: %q vs %q: %w", c.Commit, repo.Commit, errdefs.ErrInvalidArgument)
+	}
+	if c.Commit != "" {
+		repo.Commit = c.Commit
+	}
+	repo.KeepDir = repo.KeepDir || c.KeepGit
+	return repo, err
+}
+
 // fromRepo selects the files of an ADD of a git repository.
 func (b *builder) fromRepo(ctx context.Context, c *dockerfile.Copy, u string) (part, digest.Digest, error) {
-	repo, err := git.Parse(u)
+	repo, err := repoOf(c, u)
 	if err != nil {
 		return part{}, "", err
 	}
-	tree, err := b.repoTree(ctx, repo, c.KeepGit)
+	tree, err := b.repoTree(ctx, repo)
 	if err != nil {
 		return part{}, "", fmt.Errorf("ADD failed: %w", err)
 	}
@@ -350,6 +376,9 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
 	now := time.Now().UTC()
 	rec := &Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
+	if b.links.layerOf(w.v) != nil {
+		rec.Link, rec.Created = w.inputs[0].Key, w.inputs[0].Created
+	}
 	changed, err := b.perform(ctx, w, mounts)
 	if err != nil {
 		return nil, err
@@ -369,7 +398,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	if err := b.s.cache.put(rec, keys...); err != nil {
 		return nil, err
 	}
-	b.report(w.v, Ending{Key: rec.Key, Took: time.Since(start)})
+	b.report(w.v, Ending{Key: rec.Key, Cached: b.links.wasCached(w.v), Took: time.Since(start)})
 	return rec, nil
 }
 
@@ -377,8 +406,17 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 	switch {
 	case w.v.Run != nil:
 		return true, b.run(ctx, w, mounts)
+	case b.links.layerOf(w.v) != nil:
+		if !b.links.wasCached(w.v) { // people are told nothing between "not begun" and "cached"
+			b.begun(w.v)
+		}
+		l := w.inputs[0].Layer
+		if l == nil {
+			return false, nil
+		}
+		return true, b.extract(ctx, *l, mounts)
 	case w.v.Copy != nil:
-		b.o.Started(w.v, "")
+		b.begun(w.v)
 		return true, b.place(ctx, w, mounts)
 	}
 	b.o.Started(w.v, "")
@@ -393,10 +431,13 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 }
 
 // commitResult makes the active snapshot a result, with its layer if it is part of the
-// target.
+// target. Of a layer upon nothing, the snapshot is of no more use.
 func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	chain := ""
-	if w.v.Exported {
+	alone := b.links.stepOf(w.v) != nil
+	switch {
+	case rec.Link != "":
+		rec.Layer = w.inputs[0].Layer
+	case alone || w.v.Exported:
 		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
 		if err != nil {
 			return err
@@ -405,7 +446,15 @@ func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active
 			return nil
 		}
 		rec.Layer = &l
-		if chain, err = b.chainOf(ctx, w, l); err != nil {
+	}
+	if alone {
+		rec.Unchanged = false
+		return nil
+	}
+	chain := ""
+	if w.v.Exported {
+		var err error
+		if chain, err = b.chainOf(ctx, w, *rec.Layer); err != nil {
 			return err
 		}
 	}

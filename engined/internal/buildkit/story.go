@@ -432,6 +432,9 @@ func errorText(err error) string {
 		return processText(ce)
 	}
 	s := err.Error()
+	if mistake, ok := errors.AsType[*dockerfile.Error](err); ok {
+		s = mistake.Err.Error() // the client shows the lines
+	}
 	for _, class := range []error{errdefs.ErrInvalidArgument, errdefs.ErrUnknown} {
 		if errors.Is(err, class) {
 			s = strings.TrimSuffix(s, ": "+class.Error())

@@ -20,7 +20,7 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 		line := "ENV"
 		for _, kv := range cmd.Env {
 			if kv.NoDelim {
-				c.lint.Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
+				c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
 			}
 			c.checkSecret("ENV", kv.Key, cmd)
 			cfg.Env = setEnv(cfg.Env, kv.Key, kv.Value)
@@ -33,7 +33,7 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 		more := map[string]string{}
 		for _, kv := range cmd.Labels {
 			if kv.NoDelim {
-				c.lint.Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
+				c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
 			}
 			more[kv.Key] = kv.Value
 			line += " " + kv.String()
@@ -96,7 +96,7 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 	argv := line.CmdLine
 	if line.PrependShell {
 		if len(st.config.Shell) == 0 {
-			c.lint.Run(&linter.RuleJSONArgsRecommended, cmd.Location(), linter.RuleJSONArgsRecommended.Format(name))
+			c.linterOf(cmd).Run(&linter.RuleJSONArgsRecommended, cmd.Location(), linter.RuleJSONArgsRecommended.Format(name))
 		}
 		argv = st.withShell(argv)
 	}

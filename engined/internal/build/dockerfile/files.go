@@ -45,7 +45,7 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 	}
 	env := &environment{r.Env}
 	for _, p := range proxies {
-		if v, ok := c.opts.Args[p]; ok {
+		if v, ok := c.proxy(p); ok {
 			if _, declared := env.Get(p); !declared {
 				r.Env = append(r.Env, p+"="+v)
 				r.Hides = append(r.Hides, p)
@@ -62,6 +62,17 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 	v := c.step(st, cmd, &Vertex{Run: r})
 	st.note("RUN "+strings.Join(append(st.arguments(), r.Args...), " "), v)
 	return nil
+}
+
+// proxy returns the build argument of a proxy; what is said in one case counts for the
+// other, too.
+func (c *compiler) proxy(name string) (string, bool) {
+	for _, n := range []string{name, strings.ToUpper(name), strings.ToLower(name)} {
+		if v, ok := c.opts.Args[n]; ok {
+			return v, true
+		}
+	}
+	return "", false
 }
 
 // arguments says the declared arguments of a RUN in the history: "|1 KEY=value". An ENV of
@@ -107,7 +118,7 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 		Size: m.SizeLimit, Required: m.Required, Mode: m.Mode, UID: m.UID, GID: m.GID,
 	}
 	if m.From != "" && m.From != "scratch" {
-		from, name, err := c.source(ctx, st, m.From)
+		from, name, err := c.source(ctx, st, "mount", m.From)
 		if err != nil {
 			return out, err
 		}
@@ -167,7 +178,7 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCommand) error {
 	cp := &Copy{
 		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
-		Exclude: cmd.ExcludePatterns, Parents: cmd.Parents, Link: cmd.Link,
+		Exclude: cmd.ExcludePatterns, Parents: cmd.Parents, Link: cmd.Link && independent(cmd.Chown, cmd.Chmod),
 	}
 	for _, s := range cmd.SourcePaths {
 		if isURL(s) || isGit(s) {
@@ -179,7 +190,10 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 		c.checkIgnored(cmd, cp.Sources)
 	}
 	if cmd.From != "" {
-		from, name, err := c.source(ctx, st, cmd.From)
+		if word, _, err := c.lex().ProcessWord(cmd.From, &environment{}); err != nil || word != cmd.From {
+			return errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")
+		}
+		from, name, err := c.source(ctx, st, "copy", cmd.From)
 		if err != nil {
 			return err
 		}
@@ -191,7 +205,7 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 	cp := &Copy{
 		Dest: destination(st.config.WorkingDir, cmd.DestPath), Chown: cmd.Chown, Chmod: cmd.Chmod,
-		Exclude: cmd.ExcludePatterns, Link: cmd.Link, Unpack: cmd.Unpack == nil || *cmd.Unpack, Fetched: cmd.Unpack != nil && *cmd.Unpack,
+		Exclude: cmd.ExcludePatterns, Link: cmd.Link && independent(cmd.Chown, cmd.Chmod), Unpack: cmd.Unpack == nil || *cmd.Unpack, Fetched: cmd.Unpack != nil && *cmd.Unpack,
 	}
 	for _, s := range cmd.SourcePaths {
 		switch {
@@ -238,6 +252,22 @@ func isCommit(s string) bool {
 	return len(s) >= 7 && len(s) <= 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
+// independent reports whether a --link is followed: names of owners are those of the files
+// below, and with --chmod BuildKit copies as without --link, which images rely on that have
+// a symlink in the destination. Where BuildKit's store cannot merge, it copies so, too; where
+// it can, it refuses names.
+//
+// Source: moby/buildkit v0.32.2 frontend/dockerfile/dockerfile2llb/convert_copy.go
+// "dispatchCopy"; v0.34.2 "chownByName".
+func independent(chown, chmod string) bool {
+	for name := range strings.SplitSeq(chown, ":") {
+		if _, err := strconv.ParseUint(name, 10, 32); err != nil && name != "" && name != "root" {
+			return false
+		}
+	}
+	return chmod == ""
+}
+
 // transfer makes the vertex of a COPY or an ADD.
 func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd instructions.SourcesAndDest) error {
 	if _, err := ParseMode(cp.Chmod); err != nil {
@@ -282,5 +312,6 @@ func isGit(s string) bool {
 		return true
 	}
 	base, _, _ := strings.Cut(s, "#")
+	base, _, _ = strings.Cut(base, "?")
 	return isURL(s) && strings.HasSuffix(base, ".git")
 }

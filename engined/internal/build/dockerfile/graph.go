@@ -132,7 +132,8 @@ type Copy struct {
 	Unpack   bool // archives of the context
 	Fetched  bool // archives of URLs, too
 	Checksum digest.Digest
-	Link     bool
+	// Link says that the files are put upon nothing, and what comes of it upon the parent.
+	Link bool
 }
 
 // Mkdir is a WORKDIR.

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
-	"strata/engined/internal/networks"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
@@ -27,20 +26,6 @@ func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, err
 	}
 	defer v.Close()
 	return v.Export(ctx, r.Outputs)
-}
-
-// checkEntitlements refuses what the operator denies.
-func (s *Service) checkEntitlements(r *Request) error {
-	wanted := r.Entitlements
-	if r.Network == networks.NetworkHost {
-		wanted = append(slices.Clone(wanted), EntitlementHostNetwork)
-	}
-	for _, e := range wanted {
-		if slices.Contains(s.cfg.Denied, e) {
-			return fmt.Errorf("%s is denied by builder.entitlements of the engine's configuration: %w", e, errdefs.ErrPermissionDenied)
-		}
-	}
-	return nil
 }
 
 // builder is one build.

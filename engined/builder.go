@@ -37,19 +37,21 @@ type BuilderPolicy struct {
 	MinFreeSpace  Size     `json:"minFreeSpace"`
 }
 
-// Entitlements is "builder.entitlements": what a client may allow a build; nil is true.
+// Entitlements is "builder.entitlements": what a client may allow a build. The defaults are
+// dockerd's.
 type Entitlements struct {
-	NetworkHost      *bool `json:"network-host"`
-	SecurityInsecure *bool `json:"security-insecure"`
+	NetworkHost      *bool `json:"network-host"`      // nil: true
+	SecurityInsecure *bool `json:"security-insecure"` // nil: false
 }
 
 // denied are the entitlements that no client can grant.
 func (e Entitlements) denied() []string {
 	var out []string
-	for name, allowed := range map[string]*bool{build.EntitlementHostNetwork: e.NetworkHost, build.EntitlementInsecure: e.SecurityInsecure} {
-		if allowed != nil && !*allowed {
-			out = append(out, name)
-		}
+	if e.NetworkHost != nil && !*e.NetworkHost {
+		out = append(out, build.EntitlementHostNetwork)
+	}
+	if e.SecurityInsecure == nil || !*e.SecurityInsecure {
+		out = append(out, build.EntitlementInsecure)
 	}
 	return out
 }

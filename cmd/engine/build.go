@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +30,7 @@ func buildCommand(s *session) cliapp.Command {
 			listFlag("build-context", "", `Additional build contexts ("name=path", "name=docker-image://…", "name=oci-layout://DIR[:TAG|@DIGEST]")`),
 			listFlag("cache-from", "", `External cache sources ("user/app:cache", "type=registry,ref=…", "type=local,src=DIR")`),
 			listFlag("cache-to", "", `Cache export destinations ("type=inline", "type=registry,ref=…", "type=local,dest=DIR")`),
-			{Name: "call", Kind: cliapp.String, Default: "build", Usage: `Method of evaluating the build ("check", "targets", "subrequests.describe")`},
+			{Name: "call", Kind: cliapp.String, Default: "build", Usage: `Method of evaluating the build ("check", "outline", "targets"), with ",format=json" for machines`},
 			stringFlag("cgroup-parent", "", "Set the parent cgroup for the RUN instructions"),
 			boolFlag("check", "", `Shorthand for "--call=check"`),
 			stringFlag("file", "f", `Name of the Dockerfile (default: "PATH/Dockerfile", "-" for STDIN)`),
@@ -158,25 +157,6 @@ func resultMetadata(res buildclient.Result) map[string]any {
 		out[k] = v
 	}
 	return out
-}
-
-// showCall prints the answer to --call, and ends with its status.
-func (s *session) showCall(c *cli.Context, md map[string][]byte) error {
-	_, format, _ := strings.Cut(c.String("call"), ",format=")
-	text := md["result.txt"]
-	if format == "json" {
-		text = append(slices.Clone(md["result.json"]), '\n')
-	}
-	if len(text) == 0 && string(md["result.statuscode"]) == "0" {
-		text = []byte("Check complete, no warnings found.\n")
-	}
-	if _, err := s.stdout.Write(text); err != nil {
-		return err
-	}
-	if v := string(md["result.statuscode"]); v != "" && v != "0" {
-		return cliapp.Exit(1, "")
-	}
-	return nil
 }
 
 // showBuilds lists the builds that the daemon remembers.

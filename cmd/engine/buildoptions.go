@@ -113,22 +113,6 @@ func setBuildSizes(b *buildclient.Build, c *cli.Context) error {
 	return nil
 }
 
-// setBuildCall asks something instead of building.
-func setBuildCall(b *buildclient.Build, c *cli.Context) error {
-	call, _, _ := strings.Cut(c.String("call"), ",")
-	if c.Bool("check") {
-		call = "check"
-	}
-	switch call {
-	case "", "build":
-		return nil
-	case "check":
-		call = "lint"
-	}
-	b.Attrs["requestid"], b.Attrs["frontend.caps"] = "frontend."+call, "moby.buildkit.frontend.subrequests+forward"
-	return nil
-}
-
 // setAttestations reads --attest, --provenance and --sbom.
 func setAttestations(b *buildclient.Build, c *cli.Context) error {
 	list := c.StringSlice("attest")
@@ -236,7 +220,7 @@ func (s *session) setBuildCaches(b *buildclient.Build, c *cli.Context) error {
 			delete(attrs, "type")
 			switch cache.Type {
 			case "":
-				return fmt.Errorf("invalid --%s %q: type required form> \"type=registry,ref=…\"", flag, spec)
+				return fmt.Errorf("invalid --%s %q: type is missing: want type=registry,ref=… or type=local,…", flag, spec)
 			case "local":
 				ok, err := s.localCache(&cache, flag)
 				if err != nil {
@@ -248,15 +232,6 @@ func (s *session) setBuildCaches(b *buildclient.Build, c *cli.Context) error {
 			}
 			*to = append(*to, cache)
 		}
-	}
-	local := 0
-	for _, c := range b.CacheTo {
-		if c.Dir != "" {
-			local++
-		}
-	}
-	if local > 1 { // the daemon answers with one manifest
-		return errors.New("--cache-to: caches in several directories: not implemented")
 	}
 	return nil
 }

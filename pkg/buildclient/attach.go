@@ -34,21 +34,6 @@ func (s secretServer) GetSecret(_ context.Context, req *sessionpb.GetSecretReque
 	return &sessionpb.GetSecretResponse{Data: data}, nil
 }
 
-// authServer serves credentials.
-type authServer struct {
-	sessionpb.UnimplementedAuthServer
-	auth func(ctx context.Context, host string) (string, string, error)
-}
-
-// Credentials implements sessionpb.AuthServer.
-func (s authServer) Credentials(ctx context.Context, req *sessionpb.CredentialsRequest) (*sessionpb.CredentialsResponse, error) {
-	user, secret, err := s.auth(ctx, req.Host)
-	if err != nil {
-		return nil, status.Errorf(codes.Unknown, "credentials for %s: %v", req.Host, err)
-	}
-	return &sessionpb.CredentialsResponse{Username: user, Secret: secret}, nil
-}
-
 // agentServer forwards to SSH agents.
 type agentServer struct {
 	sessionpb.UnimplementedSSHServer

@@ -159,10 +159,14 @@ func (b *Build) tagCaches(response map[string]string) error {
 		return fmt.Errorf("exported cache: %w", err)
 	}
 	for _, c := range b.CacheTo {
-		if c.Dir != "" {
-			if err := tagInLayout(c.Dir, "", c.Attrs["tag"], d); err != nil {
-				return fmt.Errorf("exported cache: %w", err)
-			}
+		if c.Dir == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(c.Dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())); err != nil {
+			continue // this one was not written, and may fail
+		}
+		if err := tagInLayout(c.Dir, "", c.Attrs["tag"], d); err != nil {
+			return fmt.Errorf("exported cache: %w", err)
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ func (b *Build) openSession(ctx context.Context, up Upgrader) (*session, error) 
 	sessionpb.RegisterFileSendServer(s.server, fileSend{outputs: b.Outputs})
 	sessionpb.RegisterSecretsServer(s.server, secretServer{secrets: b.Secrets})
 	if b.Auth != nil {
-		sessionpb.RegisterAuthServer(s.server, authServer{auth: b.Auth})
+		sessionpb.RegisterAuthServer(s.server, newAuthServer(b.Auth))
 	}
 	if len(b.Agents) > 0 {
 		sessionpb.RegisterSSHServer(s.server, agentServer{agents: b.Agents})

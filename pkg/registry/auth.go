@@ -117,6 +117,11 @@ func (a *authorizer) challenged(ctx context.Context, h host, resp *http.Response
 		delete(ha.tokens, key)
 	}
 	a.mu.Unlock()
+	for _, c := range parseChallenges(values) {
+		if realm := c.params["realm"]; c.scheme == "bearer" && h.base.Scheme == "https" && !h.either && realm != "" && !strings.HasPrefix(realm, "https://") {
+			return false, fmt.Errorf("registry %s names a token service without TLS, %q: %w", h.base.Host, realm, errdefs.ErrUnauthenticated)
+		}
+	}
 	cred, err := a.credentials(ctx, h.name, values)
 	if err != nil {
 		return false, fmt.Errorf("credentials for %s: %w", h.base.Host, err)
@@ -127,9 +132,6 @@ func (a *authorizer) challenged(ctx context.Context, h host, resp *http.Response
 		case cred.Header != "":
 			next.header = cred.Header
 		case c.scheme == "bearer" && c.params["realm"] != "":
-			if h.base.Scheme == "https" && !h.either && !strings.HasPrefix(c.params["realm"], "https://") {
-				return false, fmt.Errorf("registry %s names a token service without TLS, %q: %w", h.base.Host, c.params["realm"], errdefs.ErrUnauthenticated)
-			}
 			next.realm = &c
 		case c.scheme == "basic" && cred.Username != "":
 			next.header = basic(cred)

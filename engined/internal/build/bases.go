@@ -201,9 +201,7 @@ func completed(cfg ocispec.Image) []ocispec.History {
 func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) error {
 	r := images.PullRequest{Image: ref, Platform: platforms.Format(p)}
 	if named, err := images.ParseName(ref, ""); err == nil {
-		if r.Auth, err = b.auth(ctx, named.String()); err != nil {
-			return err
-		}
+		r.Ask = b.auth(named.String())
 		if !strings.Contains(ref, "@") {
 			r.Tag = named.Tag()
 		}
@@ -211,19 +209,24 @@ func (b *builder) pull(ctx context.Context, ref string, p ocispec.Platform) erro
 	return b.s.images.Pull(ctx, r, func(m images.Progress) { b.o.Pulling(ref, m.ID, m.Status, m.Current, m.Total) })
 }
 
-// auth asks the client for credentials of the registry of a full reference.
-func (b *builder) auth(ctx context.Context, name string) (images.Auth, error) {
+// auth lets the client answer the registry of a full reference, about actions in the
+// repository beyond those that the registry names.
+func (b *builder) auth(name string, actions ...string) images.AuthFunc {
 	if b.r.Auth == nil {
-		return images.Auth{}, nil
+		return nil
 	}
-	a, err := b.r.Auth(ctx, hostOf(name))
-	if err != nil {
-		return a, fmt.Errorf("credentials for %s: %w", name, err)
+	return func(ctx context.Context, challenges []string) (images.Auth, error) {
+		host, repository, _ := strings.Cut(name, "/")
+		q := AuthQuestion{Host: host, Challenges: challenges}
+		if len(actions) > 0 {
+			repository, _, _ = strings.Cut(repository, "@")
+			repository, _, _ = strings.Cut(repository, ":")
+			q.Scopes = []string{"repository:" + repository + ":" + strings.Join(actions, ",")}
+		}
+		a, err := b.r.Auth(ctx, q)
+		if err != nil {
+			return a, fmt.Errorf("credentials for %s: %w", name, err)
+		}
+		return a, nil
 	}
-	return a, nil
-}
-
-func hostOf(name string) string {
-	host, _, _ := strings.Cut(name, "/")
-	return host
 }

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
-	"strata/engined/internal/networks"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
@@ -27,20 +26,6 @@ func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, err
 	}
 	defer v.Close()
 	return v.Export(ctx, r.Outputs)
-}
-
-// checkEntitlements refuses what the operator denies.
-func (s *Service) checkEntitlements(r *Request) error {
-	wanted := r.Entitlements
-	if r.Network == networks.NetworkHost {
-		wanted = append(slices.Clone(wanted), EntitlementHostNetwork)
-	}
-	for _, e := range wanted {
-		if slices.Contains(s.cfg.Denied, e) {
-			return fmt.Errorf("%s is denied by builder.entitlements of the engine's configuration: %w", e, errdefs.ErrPermissionDenied)
-		}
-	}
-	return nil
 }
 
 // builder is one build.
@@ -141,6 +126,16 @@ func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*d
 		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p, Host: b.s.host, Contexts: b.namedContexts(), Base: b.base,
 		Ignore: exclude, AllStages: all, Asked: len(b.r.Platforms) > 0,
 	})
+}
+
+// Outline says what the target of a Dockerfile can be given; it looks at no image.
+func (s *Service) Outline(ctx context.Context, r Request) (*dockerfile.Outline, error) {
+	b := newBuilder(s, r, nil)
+	p := s.host
+	if len(r.Platforms) > 0 {
+		p = platforms.Normalize(r.Platforms[0])
+	}
+	return dockerfile.ReadOutline(ctx, r.Dockerfile.Text, dockerfile.Options{Args: r.Args, Target: r.Target, Platform: p, Host: s.host, Contexts: b.namedContexts()})
 }
 
 // Check says what the linter has to say of a Dockerfile, and (as err) whether it could be

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -30,17 +32,29 @@ func (r *Request) checkCaches() error {
 		if err := c.check(CacheRegistry, CacheLocal, CacheInline); err != nil {
 			return fmt.Errorf("--cache-to type=%s: %w", c.Type, err)
 		}
-		if m := c.Attrs["mode"]; m != "" && m != "min" && m != "max" {
+		if m := c.Attrs["mode"]; m != "" && m != "min" && m != cacheMax {
 			return fmt.Errorf("--cache-to mode=%s: want min or max: %w", m, errdefs.ErrInvalidArgument)
+		}
+		if _, err := c.mayFail(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// cacheMax is the mode of a cache of all stages.
+const cacheMax = "max"
+
+// foreignCaches are BuildKit's kinds that are not here.
+var foreignCaches = []string{"azblob", "gha", "s3"}
+
 func (c *CacheOption) check(kinds ...string) error {
+	there := strings.Join(kinds, ", ")
 	switch {
+	case slices.Contains(foreignCaches, c.Type):
+		return fmt.Errorf("there is %s: %w", there, errdefs.ErrNotImplemented)
 	case !slices.Contains(kinds, c.Type):
-		return errdefs.ErrNotImplemented
+		return fmt.Errorf("unknown: there is %s: %w", there, errdefs.ErrInvalidArgument)
 	case c.Type == CacheRegistry && c.Attrs["ref"] == "":
 		return fmt.Errorf("it needs ref: %w", errdefs.ErrInvalidArgument)
 	case c.Type == CacheLocal && c.Blobs == nil:
@@ -49,14 +63,31 @@ func (c *CacheOption) check(kinds ...string) error {
 	return nil
 }
 
-// exportCaches writes the caches that --cache-to asks for.
+// mayFail reports whether a build is good without the cache.
+func (c *CacheOption) mayFail() (bool, error) {
+	v := c.Attrs["ignore-error"]
+	if v == "" {
+		return false, nil
+	}
+	ok, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, fmt.Errorf("--cache-to ignore-error=%s: want true or false: %w", v, errdefs.ErrInvalidArgument)
+	}
+	return ok, nil
+}
+
+// exportCaches writes the caches that --cache-to asks for. Those in directories of the client
+// get the same, the most that is asked for: of Solve's answer clients take one manifest for
+// all of them.
 func (b *builder) exportCaches(ctx context.Context) error {
+	local := slices.ContainsFunc(b.r.CacheTo, func(c CacheOption) bool { return c.Type == CacheLocal && c.Attrs["mode"] == cacheMax })
 	for _, c := range b.r.CacheTo {
 		if c.Type == CacheInline {
 			continue // it is in the image
 		}
-		err := b.task("exporting cache to "+where(c), func(*dockerfile.Vertex) error { return b.exportCache(ctx, c) })
-		if err != nil && c.Attrs["ignore-error"] != "true" {
+		all := c.Attrs["mode"] == cacheMax || c.Type == CacheLocal && local
+		err := b.task("exporting cache to "+where(c), func(*dockerfile.Vertex) error { return b.exportCache(ctx, c, all) })
+		if mayFail, _ := c.mayFail(); err != nil && (!mayFail || ctx.Err() != nil) { // it has been checked
 			return fmt.Errorf("export cache: %w", err)
 		}
 	}
@@ -70,21 +101,22 @@ func where(c CacheOption) string {
 	return "client directory"
 }
 
-// exportCache writes one cache: its layers, the configuration and a manifest.
-func (b *builder) exportCache(ctx context.Context, c CacheOption) error {
+// exportCache writes one cache, of all stages or of what the image consists of: its layers,
+// the configuration and a manifest.
+func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) error {
 	ctx, err := b.leased(ctx)
 	if err != nil {
 		return err
 	}
 	w := newCacheWriter()
 	for _, p := range b.products {
-		if err := b.collectCache(ctx, w, p, c.Attrs["mode"] == "max"); err != nil {
+		if err := b.collectCache(ctx, w, p, all); err != nil {
 			return err
 		}
 	}
 	blobs := c.Blobs
 	if c.Type == CacheRegistry {
-		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+		if blobs, err = b.repository(c.Attrs["ref"], "pull", "push"); err != nil {
 			return err
 		}
 	}
@@ -246,7 +278,7 @@ func (b *builder) readCache(ctx context.Context, c CacheOption) (map[string]fore
 	blobs := c.Blobs
 	var err error
 	if c.Type == CacheRegistry {
-		if blobs, err = b.repository(ctx, c.Attrs["ref"]); err != nil {
+		if blobs, err = b.repository(c.Attrs["ref"]); err != nil {
 			return nil, err
 		}
 	}

@@ -288,11 +288,7 @@ func (b *builder) push(ctx context.Context, o *output, target ocispec.Descriptor
 		if o.byDigest {
 			name += "@" + target.Digest.String()
 		}
-		auth, err := b.auth(ctx, name)
-		if err != nil {
-			return err
-		}
-		r := images.PushRequest{Image: name, Auth: auth, Target: &target}
+		r := images.PushRequest{Image: name, Ask: b.auth(name, "pull", "push"), Target: &target}
 		b.o.Output(v, []byte("pushing "+name+"\n"), false)
 		if err := b.s.images.Push(ctx, r, func(images.Progress) {}); err != nil {
 			return fmt.Errorf("push %s: %w", name, err)

@@ -278,9 +278,9 @@ func (x *output) insecure(k, v string) error {
 		return err
 	}
 	for name := range strings.SplitSeq(x.Attrs["name"], ",") {
-		host, _, err := net.SplitHostPort(hostOf(name))
-		if err != nil {
-			host = hostOf(name)
+		host, _, _ := strings.Cut(name, "/")
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
 		}
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return fmt.Errorf("%s: %w; name the registry in insecure-registries of the engine's configuration", k, errdefs.ErrNotImplemented)

@@ -107,17 +107,14 @@ func unnamedFile(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// repository opens the repository of a reference with the client's credentials.
-func (b *builder) repository(ctx context.Context, ref string) (registryBlobs, error) {
+// repository opens the repository of a reference with the client's credentials, for actions
+// beyond reading.
+func (b *builder) repository(ref string, actions ...string) (registryBlobs, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
 		return registryBlobs{}, fmt.Errorf("reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
-	auth, err := b.auth(ctx, named.String())
-	if err != nil {
-		return registryBlobs{}, err
-	}
-	repo, err := b.s.images.Repository(named.String(), auth)
+	repo, err := b.s.images.Repository(named.String(), b.auth(named.String(), actions...))
 	if err != nil {
 		return registryBlobs{}, err
 	}

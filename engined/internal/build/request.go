@@ -34,9 +34,9 @@ type Request struct {
 	Pull          bool
 	Provenance    Provenance
 
-	Auth    func(ctx context.Context, host string) (images.Auth, error) // nil: nobody's
-	Secrets Secrets                                                     // nil: none
-	SSH     Agents                                                      // nil: none
+	Auth    func(ctx context.Context, q AuthQuestion) (images.Auth, error) // nil: nobody's
+	Secrets Secrets                                                        // nil: none
+	SSH     Agents                                                         // nil: none
 
 	// Failed, if not nil, is called when a RUN has failed, before what it saw is taken away:
 	// for a look at it. Other steps run on meanwhile.
@@ -47,6 +47,13 @@ type Request struct {
 	ExtraHosts   []string
 	Resources    container.Resources
 	ShmSize      int64 // bytes; zero is the engine's
+}
+
+// AuthQuestion is a registry's, who is there.
+type AuthQuestion struct {
+	Host       string   // as references say it: "docker.io"
+	Challenges []string // values of WWW-Authenticate
+	Scopes     []string // what is going to be done, of a token: "repository:NAME:pull,push"
 }
 
 // Definition is a Dockerfile.

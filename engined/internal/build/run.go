@@ -36,11 +36,8 @@ import (
 // run runs the command of w in a container on the active snapshot.
 func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error {
 	r := w.v.Run
-	if r.Insecure && !slices.Contains(b.r.Entitlements, EntitlementInsecure) {
-		return fmt.Errorf("RUN --security=insecure: security.insecure is not allowed: %w", errdefs.ErrPermissionDenied)
-	}
-	if r.Network == networks.NetworkHost && !slices.Contains(b.r.Entitlements, EntitlementHostNetwork) && b.r.Network != networks.NetworkHost {
-		return fmt.Errorf("RUN --network=host: network.host is not allowed: %w", errdefs.ErrPermissionDenied)
+	if err := b.checkGranted(r); err != nil {
+		return err
 	}
 	if err := b.s.canRun(ctx, r.Platform); err != nil {
 		return err

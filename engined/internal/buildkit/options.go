@@ -15,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/buildkit/session"
+	"strata/engined/internal/images"
 	"strata/pkg/cleanup"
 )
 
@@ -59,7 +61,7 @@ func (j *job) request(ctx context.Context, r *result, undo *cleanup.Stack) (buil
 		}
 	}
 	if j.session != nil {
-		req.Auth, req.Secrets, req.SSH = j.session.Auth, j.session, j.session
+		req.Auth, req.Secrets, req.SSH = j.auth, j.session, j.session
 	}
 	for _, set := range []func(map[string]string, *build.Request) error{setPlatforms, setCommands, setAttestations, j.setCaches} {
 		if err := set(r.attrs, &req); err != nil {
@@ -73,6 +75,11 @@ func (j *job) request(ctx context.Context, r *result, undo *cleanup.Stack) (buil
 	}
 	in := &inputs{j: j, r: r, undo: undo}
 	return req, in.fill(ctx, &req)
+}
+
+// auth is build.Request's Auth.
+func (j *job) auth(ctx context.Context, q build.AuthQuestion) (images.Auth, error) {
+	return j.session.Auth(ctx, session.AuthRequest{Host: q.Host, Challenges: q.Challenges, Scopes: q.Scopes})
 }
 
 func setPlatforms(attrs map[string]string, req *build.Request) error {

@@ -2,12 +2,15 @@ package buildkit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/containerd/errdefs"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/dockerfile"
@@ -20,6 +23,7 @@ const (
 	requestDescribe = "frontend.subrequests.describe"
 	requestLint     = "frontend.lint"
 	requestTargets  = "frontend.targets"
+	requestOutline  = "frontend.outline"
 )
 
 // requestVersion is that of all of them.
@@ -30,6 +34,7 @@ var requestText = [][2]string{
 	{requestDescribe, "List available subrequest types"},
 	{requestLint, "Lint a Dockerfile"},
 	{requestTargets, "List all targets current build supports"},
+	{requestOutline, "List all parameters current build target supports"},
 }
 
 // subrequest answers a question about a Dockerfile instead of building it.
@@ -40,7 +45,7 @@ func (j *job) subrequest(ctx context.Context, id string, r *result) (map[string]
 	var undo cleanup.Stack
 	defer undo.Clean()
 	switch id {
-	case requestLint, requestTargets:
+	case requestLint, requestTargets, requestOutline:
 	default:
 		return nil, unimplemented("subrequest " + id)
 	}
@@ -49,8 +54,11 @@ func (j *job) subrequest(ctx context.Context, id string, r *result) (map[string]
 		return nil, err
 	}
 	j.story.begin(req.Dockerfile)
-	if id == requestTargets {
+	switch id {
+	case requestTargets:
 		return targets(req.Dockerfile.Text)
+	case requestOutline:
+		return j.outline(ctx, req)
 	}
 	return j.lint(ctx, req)
 }
@@ -67,7 +75,7 @@ func describe() (map[string][]byte, error) {
 	for _, r := range requestText {
 		list = append(list, request{r[0], requestVersion, "rpc", r[1], []map[string]string{{"name": "result.json"}, {"name": "result.txt"}}})
 	}
-	return answer(list, table(func(w *tabwriter.Writer) {
+	return answer(list, table(1, func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "NAME\tVERSION\tDESCRIPTION")
 		for _, r := range list {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", strings.TrimPrefix(r.Name, "frontend."), r.Version, r.Description)
@@ -75,10 +83,10 @@ func describe() (map[string][]byte, error) {
 	}))
 }
 
-// table is text in columns.
-func table(fill func(w *tabwriter.Writer)) []byte {
+// table is text in columns that are gap apart.
+func table(gap int, fill func(w *tabwriter.Writer)) []byte {
 	var b bytes.Buffer
-	w := tabwriter.NewWriter(&b, 0, 0, 4, ' ', 0)
+	w := tabwriter.NewWriter(&b, 0, 0, gap, ' ', 0)
 	fill(w)
 	_ = w.Flush() // to memory
 	return b.Bytes()
@@ -96,6 +104,9 @@ type location struct {
 }
 
 func locationOf(lines [2]int) location {
+	if lines[0] == 0 {
+		return location{}
+	}
 	return location{[]buildkit.Range{{Start: buildkit.Position{Line: lines[0]}, End: buildkit.Position{Line: max(lines[0], lines[1])}}}}
 }
 
@@ -122,9 +133,13 @@ type lintResults struct {
 func (j *job) lint(ctx context.Context, req build.Request) (map[string][]byte, error) {
 	out := lintResults{Warnings: []lintWarning{}, Sources: []buildkit.SourceInfo{{Filename: req.Dockerfile.Name, Data: req.Dockerfile.Text, Language: language}}}
 	list, err := j.s.builds.Check(ctx, req, j.story)
-	if mistake, ok := errors.AsType[*dockerfile.Error](err); ok {
+	mistake, ok := errors.AsType[*dockerfile.Error](err)
+	switch {
+	case ok:
 		out.Error = &lintError{errorText(mistake), locationOf(mistake.Lines)}
-	} else if err != nil {
+	case errdefs.IsInvalidArgument(err): // of the Dockerfile as a whole, such as that warnings are errors
+		out.Error = &lintError{Message: errorText(err)}
+	case err != nil:
 		return nil, err
 	}
 	var text strings.Builder
@@ -167,7 +182,7 @@ func targets(text []byte) (map[string][]byte, error) {
 	for _, s := range stages {
 		list.Targets = append(list.Targets, target{s.Name, s.Default, s.Description, s.Base, s.Platform, locationOf(s.Lines)})
 	}
-	return answer(list, table(func(w *tabwriter.Writer) {
+	return answer(list, table(1, func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "TARGET\tDESCRIPTION")
 		for _, t := range list.Targets {
 			name := t.Name
@@ -177,4 +192,85 @@ func targets(text []byte) (map[string][]byte, error) {
 			fmt.Fprintf(w, "%s\t%s\n", name, t.Description)
 		}
 	}))
+}
+
+type arg struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Value       string   `json:"value,omitempty"`
+	Location    location `json:"location"`
+}
+
+type given struct {
+	Name     string   `json:"name"`
+	Required bool     `json:"required,omitempty"`
+	Location location `json:"location"`
+}
+
+type outline struct {
+	Name        string   `json:"name,omitempty"`
+	Description string   `json:"description,omitempty"`
+	Args        []arg    `json:"args,omitempty"`
+	Secrets     []given  `json:"secrets,omitempty"`
+	SSH         []given  `json:"ssh,omitempty"`
+	Sources     [][]byte `json:"sources,omitempty"`
+}
+
+// outline lists what the target can be given.
+func (j *job) outline(ctx context.Context, req build.Request) (map[string][]byte, error) {
+	o, err := j.s.builds.Outline(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	out := outline{Name: o.Name, Description: o.Description, Sources: [][]byte{req.Dockerfile.Text}}
+	for _, a := range o.Args {
+		out.Args = append(out.Args, arg{a.Name, a.Description, a.Value, locationOf(a.Lines)})
+	}
+	for _, g := range o.Secrets {
+		out.Secrets = append(out.Secrets, given{g.ID, g.Required, locationOf(g.Lines)})
+	}
+	for _, g := range o.SSH {
+		out.SSH = append(out.SSH, given{g.ID, g.Required, locationOf(g.Lines)})
+	}
+	return answer(out, out.text())
+}
+
+// text is an outline as buildx prints it.
+func (o outline) text() []byte {
+	var out []byte
+	if o.Name != "" || o.Description != "" {
+		out = append(table(1, func(w *tabwriter.Writer) {
+			fmt.Fprintf(w, "TARGET:\t%s\n", cmp.Or(o.Name, "(default)"))
+			if o.Description != "" {
+				fmt.Fprintf(w, "DESCRIPTION:\t%s\n", o.Description)
+			}
+		}), '\n')
+	}
+	if len(o.Args) > 0 {
+		out = append(append(out, table(3, func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, "BUILD ARG\tVALUE\tDESCRIPTION")
+			for _, a := range o.Args {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", a.Name, a.Value, a.Description)
+			}
+		})...), '\n')
+	}
+	for _, l := range []struct {
+		head string
+		list []given
+	}{{"SECRET", o.Secrets}, {"SSH", o.SSH}} {
+		if len(l.list) == 0 {
+			continue
+		}
+		out = append(append(out, table(3, func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, l.head+"\tREQUIRED")
+			for _, g := range l.list {
+				required := ""
+				if g.Required {
+					required = "true"
+				}
+				fmt.Fprintf(w, "%s\t%s\n", g.Name, required)
+			}
+		})...), '\n')
+	}
+	return out
 }

@@ -225,7 +225,7 @@ func buildResources(q url.Values) (container.Resources, error) {
 }
 
 // registryConfig reads X-Registry-Config: credentials by registry.
-func registryConfig(header string) (func(context.Context, string) (images.Auth, error), error) {
+func registryConfig(header string) (func(context.Context, build.AuthQuestion) (images.Auth, error), error) {
 	if header == "" {
 		return nil, nil
 	}
@@ -241,7 +241,8 @@ func registryConfig(header string) (func(context.Context, string) (images.Auth, 
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return nil, fmt.Errorf("X-Registry-Config: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return func(_ context.Context, host string) (images.Auth, error) {
+	return func(_ context.Context, q build.AuthQuestion) (images.Auth, error) {
+		host := q.Host
 		for name, c := range all {
 			name = strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://")
 			name, _, _ = strings.Cut(name, "/")

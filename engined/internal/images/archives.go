@@ -392,7 +392,7 @@ func (s *Service) Open(ctx context.Context, target ocispec.Descriptor, platform 
 }
 
 // Repository opens a repository with the engine's configuration of its registry.
-func (s *Service) Repository(ref string, auth Auth) (*registry.Repository, error) {
+func (s *Service) Repository(ref string, auth AuthFunc) (*registry.Repository, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)

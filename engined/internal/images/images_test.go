@@ -314,7 +314,7 @@ func TestCredentialsReachTheRegistry(t *testing.T) {
 func TestCredentialsAreForTheirRegistryOnly(t *testing.T) {
 	s := service(t, &supervisortest.Supervisor{}, Config{})
 	for host, asks := range map[string]string{"docker.io": "registry-1.docker.io", "a:1": "a:1"} {
-		opts, err := s.options(host, Auth{Username: "u", Password: "p"})
+		opts, err := s.options(host, Auth{Username: "u", Password: "p"}.Func())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,7 @@ type PullRequest struct {
 	Tag      string
 	Platform string
 	Auth     Auth
+	Ask      AuthFunc // instead of Auth, if not nil
 }
 
 // Pull fetches and unpacks an image and tells of it in docker's words. Nothing is told
@@ -46,7 +47,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest, out Output) error {
 		platform = &s.platform
 	}
 	for _, ref := range refs {
-		if err := s.pullOne(ctx, ref, *platform, r.Auth, out); err != nil {
+		if err := s.pullOne(ctx, ref, *platform, askOr(r.Ask, r.Auth), out); err != nil {
 			return err
 		}
 	}
@@ -67,7 +68,7 @@ func (s *Service) pullReferences(ctx context.Context, r PullRequest) ([]referenc
 	case r.Tag == "" && !reference.IsNameOnly(named):
 		return []reference.Named{named}, nil
 	case r.Tag == "":
-		return s.allTags(ctx, named, r.Auth)
+		return s.allTags(ctx, named, askOr(r.Ask, r.Auth))
 	}
 	if d, err := digest.Parse(r.Tag); err == nil {
 		named, err = reference.WithDigest(reference.TrimNamed(named), d)
@@ -80,7 +81,7 @@ func (s *Service) pullReferences(ctx context.Context, r PullRequest) ([]referenc
 	return []reference.Named{named}, nil
 }
 
-func (s *Service) allTags(ctx context.Context, named reference.Named, auth Auth) ([]reference.Named, error) {
+func (s *Service) allTags(ctx context.Context, named reference.Named, auth AuthFunc) ([]reference.Named, error) {
 	opts, err := s.options(reference.Domain(named), auth)
 	if err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func pullError(ref reference.Named, err error) error {
 	return err
 }
 
-func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform ocispec.Platform, auth Auth, out Output) error {
+func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform ocispec.Platform, auth AuthFunc, out Output) error {
 	name := ref.String()
 	dir, err := s.hostDir(reference.Domain(ref))
 	if err != nil {
@@ -139,7 +140,7 @@ func (s *Service) pullOne(ctx context.Context, ref reference.Named, platform oci
 	told := &pullStory{out: out, ref: ref, states: map[string]layerState{}}
 	err = s.sup.Pull(ctx, supervisor.PullRequest{
 		Reference: name, Platform: platform, Snapshotter: s.cfg.Snapshotter,
-		Access: supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir},
+		Access: supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir},
 	}, told.step)
 	if err != nil {
 		return pullError(ref, err)
@@ -263,9 +264,18 @@ type PushRequest struct {
 	Tag      string
 	Platform string
 	Auth     Auth
+	Ask      AuthFunc // instead of Auth, if not nil
 	// Target, if not nil, is what to push as Image, whatever that means here. Image is a full
 	// reference with a tag, or with the digest of Target.
 	Target *ocispec.Descriptor
+}
+
+// askOr returns ask, or an answer with a.
+func askOr(ask AuthFunc, a Auth) AuthFunc {
+	if ask != nil {
+		return ask
+	}
+	return a.Func()
 }
 
 // Push sends images to their registry and tells of it in docker's words. Errors:
@@ -305,7 +315,7 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	}
 	out(Progress{Status: "The push refers to repository [" + named.Name() + "]"})
 	for _, n := range names {
-		if err := s.pushOne(ctx, supervisor.PushRequest{Name: n, Reference: n, Platform: platform}, r.Auth, out); err != nil {
+		if err := s.pushOne(ctx, supervisor.PushRequest{Name: n, Reference: n, Platform: platform}, askOr(r.Ask, r.Auth), out); err != nil {
 			return err
 		}
 	}
@@ -319,7 +329,7 @@ func (s *Service) pushTarget(ctx context.Context, to reference.Named, r PushRequ
 	if err := s.sup.CreateImage(ctx, supervisor.Image{Name: name, Target: *r.Target}); err != nil {
 		return fmt.Errorf("push %s: %w", to, err)
 	}
-	err := s.pushOne(ctx, supervisor.PushRequest{Name: name, Reference: to.String()}, r.Auth, out)
+	err := s.pushOne(ctx, supervisor.PushRequest{Name: name, Reference: to.String()}, askOr(r.Ask, r.Auth), out)
 	ctx, done := cleanup.Context(ctx)
 	defer done()
 	if derr := s.sup.DeleteImage(ctx, name, false); derr != nil && !errdefs.IsNotFound(derr) {
@@ -345,7 +355,7 @@ func (s *Service) namesOf(ctx context.Context, repo reference.Named) ([]string, 
 	return out, nil
 }
 
-func (s *Service) pushOne(ctx context.Context, r supervisor.PushRequest, auth Auth, out Output) error {
+func (s *Service) pushOne(ctx context.Context, r supervisor.PushRequest, auth AuthFunc, out Output) error {
 	ref, err := reference.ParseNormalizedNamed(r.Reference)
 	if err != nil {
 		return err
@@ -356,7 +366,7 @@ func (s *Service) pushOne(ctx context.Context, r supervisor.PushRequest, auth Au
 	}
 	var pushed ocispec.Descriptor
 	seen := map[string]bool{}
-	r.Access = supervisor.RegistryAccess{Auth: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}
+	r.Access = supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}
 	err = s.sup.Push(ctx, r, func(e supervisor.Progress) {
 		if e.Event == "pushed content" {
 			pushed = e.Desc
@@ -420,7 +430,7 @@ func (s *Service) Login(ctx context.Context, server string, a Auth) (string, err
 	if host == "" || host == "index.docker.io" {
 		host = "docker.io"
 	}
-	opts, err := s.options(host, a)
+	opts, err := s.options(host, a.Func())
 	if err != nil {
 		return "", err
 	}
@@ -433,7 +443,7 @@ func (s *Service) Distribution(ctx context.Context, ref string, a Auth) (ocispec
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("invalid reference format: %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
-	opts, err := s.options(reference.Domain(named), a)
+	opts, err := s.options(reference.Domain(named), a.Func())
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
 	}

@@ -111,6 +111,28 @@ func (a Auth) credential() registry.Credential {
 	return registry.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.IdentityToken}
 }
 
+// AuthFunc answers a registry that asks who is there; nil is anonymous. challenges are the
+// values of its WWW-Authenticate.
+type AuthFunc func(ctx context.Context, challenges []string) (Auth, error)
+
+// Func answers every question with a.
+func (a Auth) Func() AuthFunc {
+	if a == (Auth{}) {
+		return nil
+	}
+	return func(context.Context, []string) (Auth, error) { return a, nil }
+}
+
+func (f AuthFunc) supervisor() supervisor.AuthFunc {
+	if f == nil {
+		return nil
+	}
+	return func(ctx context.Context, challenges []string) (supervisor.RegistryAuth, error) {
+		a, err := f(ctx, challenges)
+		return a.supervisor(), err
+	}
+}
+
 func (a Auth) supervisor() supervisor.RegistryAuth {
 	c := a.credential()
 	return supervisor.RegistryAuth{Username: c.Username, Password: c.Password, IdentityToken: c.RefreshToken, Header: c.Header}
@@ -139,15 +161,16 @@ type Progress struct {
 type Output func(Progress)
 
 // options returns how the engine itself reaches the registry host.
-func (s *Service) options(host string, a Auth) (registry.Options, error) {
+func (s *Service) options(host string, auth AuthFunc) (registry.Options, error) {
 	dir, err := s.hostDir(host)
 	if err != nil {
 		return registry.Options{}, err
 	}
-	return registry.Options{HostDir: dir, Header: http.Header{}, Credentials: func(_ context.Context, asks string, _ []string) (registry.Credential, error) {
-		if asks != registry.ServerName(host) {
-			return registry.Credential{}, nil // a mirror
+	return registry.Options{HostDir: dir, Header: http.Header{}, Credentials: func(ctx context.Context, asks string, challenges []string) (registry.Credential, error) {
+		if auth == nil || asks != registry.ServerName(host) {
+			return registry.Credential{}, nil // nobody, or a mirror
 		}
-		return a.credential(), nil
+		a, err := auth(ctx, challenges)
+		return a.credential(), err
 	}}, nil
 }

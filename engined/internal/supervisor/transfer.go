@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
@@ -44,10 +45,14 @@ type RegistryAuth struct {
 	Header             string // a complete Authorization value
 }
 
+// AuthFunc answers a registry that asks who is there; nil is anonymous. challenges are the
+// values of its WWW-Authenticate.
+type AuthFunc func(ctx context.Context, challenges []string) (RegistryAuth, error)
+
 // RegistryAccess says how to reach a registry.
 type RegistryAccess struct {
-	// Auth is for Host ("docker.io", "localhost:5000") only; its mirrors are anonymous.
-	Auth RegistryAuth
+	// Ask is for Host ("docker.io", "localhost:5000") only; its mirrors are anonymous.
+	Ask  AuthFunc
 	Host string
 	// HostDir is a directory of HOST/hosts.toml files that comes before the
 	// supervisor's own; "" for none.
@@ -192,6 +197,8 @@ type transfer struct {
 	cancel   context.CancelFunc
 	progress string
 	ended    []chan struct{} // of the goroutines of streams
+
+	unanswered atomic.Pointer[error] // why a registry was answered as nobody
 }
 
 func (c *Client) transfer(ctx context.Context) *transfer {
@@ -253,7 +260,7 @@ func (t *transfer) listen(progress func(Progress)) error {
 // resolver opens a stream that answers for credentials, if there are any.
 func (t *transfer) resolver(a RegistryAccess) (*transfertypes.RegistryResolver, error) {
 	r := &transfertypes.RegistryResolver{HostDir: a.HostDir, Headers: a.Headers}
-	if a.Auth == (RegistryAuth{}) {
+	if a.Ask == nil {
 		return r, nil
 	}
 	id, stream, err := t.open("auth")
@@ -267,7 +274,14 @@ func (t *transfer) resolver(a RegistryAccess) (*transfertypes.RegistryResolver, 
 		defer close(ended)
 		for {
 			var req transfertypes.AuthRequest
-			if receiveMessage(stream, &req) != nil || sendMessage(stream, a.answer(req.Host)) != nil {
+			if receiveMessage(stream, &req) != nil {
+				return
+			}
+			answer, err := a.answer(t.ctx, req.Host, req.Wwwauthenticate)
+			if err != nil {
+				t.unanswered.Store(&err)
+			}
+			if sendMessage(stream, answer) != nil {
 				return
 			}
 		}
@@ -275,12 +289,18 @@ func (t *transfer) resolver(a RegistryAccess) (*transfertypes.RegistryResolver, 
 	return r, nil
 }
 
-// answer returns the credential for a host that asks: none for mirrors.
-func (a RegistryAccess) answer(host string) *transfertypes.AuthResponse {
+// answer returns the credential for a host that asks: none for mirrors, and none with an
+// error.
+func (a RegistryAccess) answer(ctx context.Context, host string, challenges []string) (*transfertypes.AuthResponse, error) {
+	none := &transfertypes.AuthResponse{AuthType: transfertypes.AuthType_NONE}
 	if registry.ServerName(host) != registry.ServerName(a.Host) {
-		return &transfertypes.AuthResponse{AuthType: transfertypes.AuthType_NONE}
+		return none, nil
 	}
-	return a.Auth.wire()
+	auth, err := a.Ask(ctx, challenges)
+	if err != nil || auth == (RegistryAuth{}) {
+		return none, err
+	}
+	return auth.wire(), nil
 }
 
 func (a RegistryAuth) wire() *transfertypes.AuthResponse {
@@ -312,6 +332,9 @@ func (t *transfer) run(src, dst proto.Message) error {
 		case <-t.ended[0]:
 		case <-t.ctx.Done():
 		}
+	}
+	if cause := t.unanswered.Load(); err != nil && cause != nil {
+		return fmt.Errorf("%w: %w", *cause, err) // the registry has been asked as nobody
 	}
 	return err
 }

@@ -133,6 +133,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 	var shown []string
 	for i := range cmd.Args {
 		a := &cmd.Args[i]
+		p := paramOf(*a, cmd)
 		c.checkSecret("ARG", a.Key, cmd)
 		switch given, ok := c.opts.Args[a.Key]; {
 		case ok:
@@ -145,7 +146,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 			a.Value = &v
 		default:
 			if v, ok := c.global.Get(a.Key); ok {
-				a.Value = &v
+				a.Value, p.inherited = &v, true
 			}
 		}
 		if !slices.Contains(st.declared, a.Key) {
@@ -153,6 +154,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 		}
 		text := a.Key
 		if a.Value != nil {
+			p.Value = *a.Value
 			text += "=" + *a.Value
 			if !noEnv[a.Key] {
 				if !slices.ContainsFunc(st.config.Env, func(kv string) bool { return strings.HasPrefix(kv, a.Key+"=") }) {
@@ -162,6 +164,7 @@ func (c *compiler) arg(st *state, cmd *instructions.ArgCommand) error {
 			}
 		}
 		shown = append(shown, text)
+		c.params[st.index] = append(c.params[st.index], p)
 	}
 	st.note("ARG "+strings.Join(shown, " "), nil)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -406,6 +407,44 @@ func TestTargetsAreListed(t *testing.T) {
 	got, err := Targets([]byte("# build makes it\nFROM a AS build\nFROM b\n"))
 	if err != nil || len(got) != 2 || got[0].Name != "build" || got[0].Description != "makes it" || !got[1].Default {
 		t.Errorf("targets %+v, %v", got, err)
+	}
+}
+
+func TestOutlineListsWhatTheTargetAndItsStagesTake(t *testing.T) {
+	const file = `ARG a=1
+ARG b=$a
+ARG b=$b-2
+ARG c=3
+FROM x:$b AS one
+ARG a
+ARG d=$PATH
+FROM y:$c AS two
+ARG e
+FROM one
+ARG f=5 g
+RUN --mount=type=secret,target=/etc/passwd true
+`
+	opts := Options{Args: map[string]string{"g": "given"}, Platform: amd64, Host: amd64}
+	got, err := ReadOutline(t.Context(), []byte(file), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Outline{
+		Args: []Arg{
+			{Name: "a", Value: "1", Lines: [2]int{1, 1}},
+			{Name: "b", Value: "1-2", Lines: [2]int{3, 3}},
+			{Name: "d", Lines: [2]int{7, 7}},
+			{Name: "f", Value: "5", Lines: [2]int{11, 11}},
+			{Name: "g", Value: "given", Lines: [2]int{11, 11}},
+		},
+		Secrets: []Given{{ID: "passwd", Lines: [2]int{12, 12}}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
+	}
+	opts.Target = "nosuch"
+	if _, err := ReadOutline(t.Context(), []byte(file), opts); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a target that there is not: %v", err)
 	}
 }
 

@@ -114,6 +114,7 @@ type compiler struct {
 	lint     *linter.Linter
 	ignored  *patternmatcher.PatternMatcher // nil for nothing
 	vertices []*Vertex
+	params   map[int][]param // ARGs of the stages; of metaStage those before FROM
 }
 
 type baseKey struct{ ref, platform string }
@@ -121,17 +122,11 @@ type baseKey struct{ ref, platform string }
 // Compile reads a Dockerfile. With an error, the plan (perhaps nil) has warnings only. Errors are of class ErrInvalidArgument, with the lines as
 // *Error, or what Options.Base returned.
 func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
-	if len(source) > MaxSize {
-		return nil, fmt.Errorf("the Dockerfile is larger than %d bytes: %w", MaxSize, errdefs.ErrInvalidArgument)
-	}
-	if len(bytes.TrimSpace(source)) == 0 {
-		return nil, fmt.Errorf("the Dockerfile cannot be empty: %w", errdefs.ErrInvalidArgument)
-	}
-	c := &compiler{opts: opts, states: map[int]*state{}, bases: map[baseKey]*Base{}, foreign: map[string]*Vertex{}, steps: map[int][]Step{}, plan: &Plan{}}
-	if err := c.openLint(source); err != nil {
+	c, err := open(source, opts)
+	if c == nil {
 		return nil, err
 	}
-	if err := c.parse(source); err != nil {
+	if err != nil {
 		return c.plan, err
 	}
 	target, err := c.target()
@@ -154,6 +149,25 @@ func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
 		}
 	}
 	return c.finish(st), c.verdict()
+}
+
+// open reads a Dockerfile as far as it can be without looking at its stages. With an error,
+// the compiler (perhaps nil) has warnings only.
+func open(source []byte, opts Options) (*compiler, error) {
+	if len(source) > MaxSize {
+		return nil, fmt.Errorf("the Dockerfile is larger than %d bytes: %w", MaxSize, errdefs.ErrInvalidArgument)
+	}
+	if len(bytes.TrimSpace(source)) == 0 {
+		return nil, fmt.Errorf("the Dockerfile cannot be empty: %w", errdefs.ErrInvalidArgument)
+	}
+	c := &compiler{
+		opts: opts, states: map[int]*state{}, bases: map[baseKey]*Base{}, foreign: map[string]*Vertex{}, steps: map[int][]Step{}, plan: &Plan{},
+		params: map[int][]param{},
+	}
+	if err := c.openLint(source); err != nil {
+		return nil, err
+	}
+	return c, c.parse(source)
 }
 
 func (c *compiler) parse(source []byte) error {
@@ -193,19 +207,21 @@ func (c *compiler) globals(meta []instructions.ArgCommand) error {
 	for i := range meta {
 		for _, a := range meta[i].Args {
 			c.declared = append(c.declared, a.Key)
-			value := a.Value
+			value, p := a.Value, paramOf(a, &meta[i])
 			if v, ok := c.opts.Args[a.Key]; ok {
 				value = &v
 			} else if value != nil {
-				v, _, err := c.lex().ProcessWord(*value, c.global)
+				found, err := c.lex().ProcessWordWithMatches(*value, c.global)
 				if err != nil {
 					return mistake(meta[i].Location(), err)
 				}
-				value = &v
+				value, p.uses = &found.Result, found.Matched
 			}
 			if value != nil {
 				c.global.set(a.Key, *value)
+				p.Value = *value
 			}
+			c.params[metaStage] = append(c.params[metaStage], p)
 		}
 	}
 	return nil

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
-	"strata/engined/internal/images"
 	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/sessionpb"
 )
@@ -35,33 +34,6 @@ func (s *Session) Secret(ctx context.Context, id string) ([]byte, error) {
 		return nil, fmt.Errorf("secret %s is larger than %d bytes: %w", id, maxSecret, errdefs.ErrInvalidArgument)
 	}
 	return r.Data, nil
-}
-
-// dockerHub are the names of one registry: what references say, and what credentials are
-// kept under.
-const dockerHub, dockerHubRegistry = "docker.io", "registry-1.docker.io"
-
-// Auth returns the user's credentials for a registry; none is no error.
-func (s *Session) Auth(ctx context.Context, host string) (images.Auth, error) {
-	if !s.Offers(sessionpb.Auth_Credentials_FullMethodName) {
-		return images.Auth{}, nil
-	}
-	if host == dockerHub {
-		host = dockerHubRegistry
-	}
-	ctx, stop := s.bind(ctx)
-	defer stop()
-	r, err := sessionpb.NewAuthClient(s.cc).Credentials(ctx, &sessionpb.CredentialsRequest{Host: host})
-	if err = s.wrap(ctx, "credentials for "+host, err); errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
-		return images.Auth{}, nil
-	}
-	if err != nil {
-		return images.Auth{}, err
-	}
-	if r.Username == "" {
-		return images.Auth{IdentityToken: r.Secret}, nil
-	}
-	return images.Auth{Username: r.Username, Password: r.Secret}, nil
 }
 
 // Dial connects to an SSH agent of the client ("" for the default one); ErrNotFound if it

@@ -3,11 +3,14 @@ package session
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	"strata/engined/internal/buildkit/synced"
+	"strata/engined/internal/images"
 	"strata/pkg/buildclient"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/buildkit/sessionpb"
@@ -153,16 +157,88 @@ func TestSecretsAndCredentialsComeFromTheClient(t *testing.T) {
 		if _, err := s.Secret(ctx, "none"); !errdefs.IsNotFound(err) {
 			t.Errorf("a secret that is not there: %v", err)
 		}
-		if a, err := s.Auth(ctx, "docker.io"); err != nil || a.Username != "me" || a.Password != "mine" {
+		if a, err := s.Auth(ctx, AuthRequest{Host: "docker.io"}); err != nil || a.Username != "me" || a.Password != "mine" {
 			t.Errorf("credentials %+v, %v", a, err)
 		}
-		if a, err := s.Auth(ctx, "elsewhere:5000"); err != nil || a.Username != "" || a.IdentityToken != "" {
+		if a, err := s.Auth(ctx, AuthRequest{Host: "elsewhere:5000"}); err != nil || a.Username != "" || a.IdentityToken != "" {
 			t.Errorf("nobody's credentials %+v, %v", a, err)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheClientAsksTokenServices(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "mine" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"token": strings.Join(r.URL.Query()["scope"], " ") + " at " + r.URL.Query().Get("service"), "expires_in": 300})
+	}))
+	defer service.Close()
+	password := "mine"
+	b := buildclient.Build{Auth: func(context.Context, string) (string, string, error) { return "me", password, nil }}
+	err := run(t, b, func(ctx context.Context, s *Session) error {
+		r := AuthRequest{Host: "r", Challenges: []string{`Bearer realm="` + service.URL + `/token",service="it",scope="repository:x:pull"`}, Scopes: []string{"repository:x:pull,push"}}
+		if a, err := s.Auth(ctx, r); err != nil || a != (images.Auth{RegistryToken: "repository:x:pull repository:x:pull,push at it"}) {
+			t.Errorf("%+v, %v", a, err)
+		}
+		r.Challenges[0] = `Basic realm="it"`
+		if a, err := s.Auth(ctx, r); err != nil || a != (images.Auth{Username: "me", Password: "mine"}) {
+			t.Errorf("a registry without tokens: %+v, %v", a, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	password = "wrong"
+	err = run(t, b, func(ctx context.Context, s *Session) error {
+		a, err := s.Auth(ctx, AuthRequest{Host: "r", Challenges: []string{`Bearer realm="` + service.URL + `/token"`}})
+		if a != (images.Auth{}) || !errdefs.IsUnauthorized(err) {
+			t.Errorf("a wrong password: %+v, %v", a, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTokensAreProvedToBeOurs speaks as a stock daemon does, which gives a token that it was
+// given in one session to another of the same user.
+func TestTokensAreProvedToBeOurs(t *testing.T) {
+	secret := "mine"
+	b := buildclient.Build{Auth: func(context.Context, string) (string, string, error) { return "me", secret, nil }}
+	keys := map[string]bool{}
+	for _, salt := range []string{"one", "two"} {
+		err := run(t, b, func(ctx context.Context, s *Session) error {
+			client := sessionpb.NewAuthClient(s.cc)
+			for _, host := range []string{"a", "b"} {
+				got, err := client.GetTokenAuthority(ctx, &sessionpb.GetTokenAuthorityRequest{Host: host, Salt: []byte(salt)})
+				if err != nil {
+					return err
+				}
+				keys[string(got.PublicKey)] = true
+				v, err := client.VerifyTokenAuthority(ctx, &sessionpb.VerifyTokenAuthorityRequest{Host: host, Salt: []byte(salt), Payload: []byte("prove it")})
+				if err != nil {
+					return err
+				}
+				if len(v.Signed) != ed25519.SignatureSize+len("prove it") || !ed25519.Verify(got.PublicKey, v.Signed[ed25519.SignatureSize:], v.Signed[:ed25519.SignatureSize]) {
+					t.Errorf("%s: signed %x", host, v.Signed)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if len(keys) != 4 {
+		t.Errorf("%d keys for two hosts and two daemons", len(keys))
 	}
 }
 

@@ -13,6 +13,44 @@ func TestCorners(t *testing.T) {
 	s.LoadBusybox()
 	t.Run("an image for one other platform is built upon, with a warning", func(t *testing.T) { otherPlatform(t, s.For(t)) })
 	t.Run("warnings come with an error, too", func(t *testing.T) { warningsBeforeError(t, s.For(t)) })
+	t.Run("a named context has its own patterns", func(t *testing.T) { ownPatterns(t, s.For(t)) })
+	t.Run("a named context may be the empty image", func(t *testing.T) { emptyContext(t, s.For(t)) })
+	t.Run("commands may have another host name", func(t *testing.T) { hostNames(t, s.For(t)) })
+}
+
+func ownPatterns(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY --from=more . /c\nRUN ls -A /c | tr '\\n' ' '\n", ".dockerignore": "b\n"})
+	more := project(t, map[string]string{"a": "a", "b": "b", ".dockerignore": "a\n"})
+	for _, client := range kitClients {
+		if out := plain(t, s, client, "--no-cache", "--build-context", "more="+more, dir); !strings.Contains(out, ".dockerignore b ") || !strings.Contains(out, "[context more] load from client") {
+			t.Errorf("%s:\n%s", client, out)
+		}
+	}
+}
+
+func emptyContext(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM nosuch AS all\nCOPY a /\nFROM busybox:test\nRUN --mount=type=bind,from=nosuch,target=/m ls -A /m | wc -l\nCOPY --from=all / /c\nRUN ls -A /c\n", "a": ""})
+	for _, client := range kitClients {
+		if out := plain(t, s, client, "--no-cache", "--build-context", "nosuch=docker-image://scratch", dir); !strings.Contains(out, " 0\n") || !strings.Contains(out, " a\n") {
+			t.Errorf("%s:\n%s", client, out)
+		}
+	}
+}
+
+func hostNames(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN hostname; grep -c \"$(hostname)\" /etc/hosts\n"})
+	for _, client := range kitClients {
+		for _, name := range []string{"", "other"} {
+			args := []string{dir}
+			want := "buildkitsandbox"
+			if name != "" {
+				args, want = append([]string{"--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=" + name}, args...), name
+			}
+			if out := plain(t, s, client, append([]string{"--no-cache"}, args...)...); !strings.Contains(out, " "+want+"\n") || !strings.Contains(out, " 1\n") {
+				t.Errorf("%s, host name %q:\n%s", client, name, out)
+			}
+		}
+	}
 }
 
 func otherPlatform(t *testing.T, s *harness.Stack) {

@@ -153,7 +153,7 @@ func (b *builder) warn() {
 
 // compile reads the Dockerfile for one platform.
 func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
-	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	exclude, err := IgnorePatterns(b.r.Dockerfile.Ignore)
 	if err != nil {
 		return nil, err
 	}

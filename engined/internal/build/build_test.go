@@ -650,7 +650,7 @@ func TestTheSameImageComesOfACacheElsewhere(t *testing.T) {
 		r := Request{
 			Dockerfile: define("FROM scratch AS base\nLABEL a=b\nCOPY a /a\nENV X=y\nFROM base\nCMD [\"/x\"]\nCOPY --link b /b\nWORKDIR /w\nCOPY --from=base /a /c\nEXPOSE 80\n"),
 			Context:    tarSource{t: t, files: map[string]string{"a": "a", "b": "b"}},
-			CacheTo: []CacheOption{{Type: CacheLocal, Blobs: layout, Attrs: map[string]string{"mode": mode}}},
+			CacheTo:    []CacheOption{{Type: CacheLocal, Blobs: layout, Attrs: map[string]string{"mode": mode}}},
 		}
 		h := newHouse(t)
 		first, _ := h.must(r)

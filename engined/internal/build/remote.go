@@ -81,6 +81,9 @@ func (r *Remote) Files(_ context.Context, _, exclude []string) (files.Tree, erro
 // Close removes what was fetched.
 func (r *Remote) Close() error { r.close(); return nil }
 
+// FromTree is the source whose files are those of t.
+func FromTree(t files.Tree) Source { return &Remote{t, func() {}} }
+
 // excluding is t without what patterns of .dockerignore match.
 func excluding(t files.Tree, exclude []string) (files.Tree, error) {
 	if len(exclude) == 0 {

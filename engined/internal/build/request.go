@@ -45,6 +45,7 @@ type Request struct {
 	Entitlements []string // EntitlementInsecure, EntitlementHostNetwork
 	Network      string   // of RUN: "" or "default", "bridge", "host", "none", or a network
 	ExtraHosts   []string
+	Hostname     string // of RUN; "" for one that says nothing of this machine
 	Resources    container.Resources
 	ShmSize      int64 // bytes; zero is the engine's
 }

@@ -44,6 +44,9 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 			mounts = append(mounts, mountDef{string(m.Type), m.Source, m.Target, m.ID, m.Env, m.ReadOnly, m.Size})
 		}
 		def = []any{"run", r.Args, r.Env, r.User, r.Dir, mounts, r.Files, r.Network, r.Insecure, b.r.Network, b.r.ExtraHosts}
+		if b.r.Hostname != "" {
+			def = []any{def, b.r.Hostname}
+		}
 	case v.Copy != nil:
 		c := v.Copy
 		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.KeepGit, c.Files}

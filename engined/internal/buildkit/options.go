@@ -36,11 +36,14 @@ const (
 	attrContextName = "contextkey"    // of the local directory that is the context
 	attrFileName    = "dockerfilekey" // of the one that has the Dockerfile
 	attrSubdir      = "contextsubdir"
+	attrHostname    = "hostname"
 	prefixArg       = "build-arg:"
 	prefixLabel     = "label:"
 	prefixContext   = "context:"
 	prefixAttest    = "attest:"
 	prefixSharedKey = "sharedkey:localdir:"
+	prefixSession   = "local-sessionid:" // of a local directory that another session has
+	argHostname     = prefixArg + "BUILDKIT_SANDBOX_HOSTNAME"
 )
 
 // request makes a build.Request of a result's attributes, without its outputs. What is to be
@@ -104,6 +107,10 @@ func setCommands(attrs map[string]string, req *build.Request) error {
 			return fmt.Errorf("invalid host %q: %w", host, errdefs.ErrInvalidArgument)
 		}
 		req.ExtraHosts = append(req.ExtraHosts, name+":"+ip)
+	}
+	req.Hostname = attrs[attrHostname]
+	if v, ok := attrs[argHostname]; ok {
+		req.Hostname = v
 	}
 	req.Resources.CgroupParent = attrs[attrCgroup]
 	req.Resources.CpusetCpus, req.Resources.CpusetMems = attrs["cpusetcpus"], attrs["cpusetmems"]

@@ -191,6 +191,9 @@ func TestWarningsComeWithAnError(t *testing.T) {
 	if err == nil || p == nil || len(p.Warnings) != 2 {
 		t.Errorf("plan %+v, %v", p, err)
 	}
+	if p, err := compile(t, "FROM --platform=$BULIDPLATFORM a\n"); err == nil || len(p.Warnings) != 1 {
+		t.Errorf("plan %+v, %v", p, err)
+	}
 }
 
 func TestHeredocs(t *testing.T) {

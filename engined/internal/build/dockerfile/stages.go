@@ -399,10 +399,10 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		seen[i] = true
 		before := len(c.plan.Warnings)
 		j, ref, p, err := c.base(i)
-		c.plan.Warnings = c.plan.Warnings[:before] // they come again when the stage is compiled
 		if err != nil {
 			return err
 		}
+		c.plan.Warnings = c.plan.Warnings[:before] // they come again when the stage is compiled
 		if j >= 0 {
 			err = visit(j)
 		} else if ref != "scratch" && !strings.HasPrefix(ref, contextPrefix) {

@@ -175,3 +175,17 @@ func (r *Root) ReadDir(name string) ([]string, error) {
 func (r *Root) Open(name string) (io.ReadCloser, error) {
 	return r.root.OpenFile(name, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 }
+
+// Below returns what is in directory dir of t, as a tree. No symlink leads out of it.
+func Below(t Tree, dir string) Tree { return below{t, path.Clean("/" + dir)} }
+
+type below struct {
+	tree Tree
+	dir  string
+}
+
+func (b below) Lstat(name string) (Node, error) { return b.tree.Lstat(path.Join(b.dir, name)) }
+
+func (b below) ReadDir(name string) ([]string, error) { return b.tree.ReadDir(path.Join(b.dir, name)) }
+
+func (b below) Open(name string) (io.ReadCloser, error) { return b.tree.Open(path.Join(b.dir, name)) }

@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,7 @@ type tarSource struct {
 	t     *testing.T
 	files map[string]string
 	asked *[]string
+	mode  int64 // zero means 0644
 }
 
 func (s tarSource) Files(_ context.Context, paths, _ []string) (files.Tree, error) {
@@ -123,7 +125,7 @@ func (s tarSource) Files(_ context.Context, paths, _ []string) (files.Tree, erro
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
 	for name, text := range s.files {
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: cmp.Or(s.mode, 0o644), Size: int64(len(text))}); err != nil {
 			return nil, err
 		}
 		_, _ = tw.Write([]byte(text))
@@ -767,4 +769,45 @@ func startRegistry(t *testing.T) string {
 	}
 	t.Fatal("registry did not start")
 	return ""
+}
+
+func TestWhatIsFetchedIsNotTakenForAFileOfTheContext(t *testing.T) {
+	var packed bytes.Buffer
+	tw := tar.NewWriter(&packed)
+	if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "inside", Mode: 0o600}), tw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(packed.Bytes()) }))
+	t.Cleanup(server.Close)
+	h := newHouse(t)
+	// With the mode of a file that is fetched, so that nothing but its origin differs.
+	context := tarSource{t: t, files: map[string]string{"a.tar": packed.String()}, mode: 0o600}
+	local := h.content(Request{Dockerfile: define("FROM scratch\nADD a.tar /\n"), Context: context})
+	remote := h.content(Request{Dockerfile: define("FROM scratch\nADD " + server.URL + "/a.tar /\n")})
+	if _, ok := local["inside"]; !ok {
+		t.Errorf("an archive of the context: %v", local)
+	}
+	if _, ok := remote["a.tar"]; !ok {
+		t.Errorf("an archive that was fetched: %v", remote)
+	}
+}
+
+func TestArchivesOfAPatternAreAllUnpacked(t *testing.T) {
+	archive := func(name string) string {
+		var b bytes.Buffer
+		tw := tar.NewWriter(&b)
+		if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600}), tw.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	h := newHouse(t)
+	context := tarSource{t: t, files: map[string]string{"a.tar": archive("one"), "b.tar": archive("two"), "c.txt": "c", "d.txt": "d"}}
+	tree := h.content(Request{Dockerfile: define("FROM scratch\nADD *.tar /dest\n"), Context: context})
+	if _, ok := tree["dest/one"]; !ok || len(tree) != 2 {
+		t.Errorf("%v", tree)
+	}
+	if _, _, err := h.try(Request{Dockerfile: define("FROM scratch\nADD *.txt /dest\n"), Context: context}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "must be a directory") {
+		t.Errorf("several files for one name: %v", err)
+	}
 }

@@ -186,6 +186,16 @@ func (f *fetchedSource) Files(ctx context.Context, _, exclude []string) (files.T
 	return r.Files(ctx, nil, exclude)
 }
 
+// beforeAnyDirectory cuts paths before "**", which no client follows.
+func beforeAnyDirectory(list []string) []string {
+	for i, p := range list {
+		if before, _, ok := strings.Cut("/"+p+"/", "/**/"); ok {
+			list[i] = before
+		}
+	}
+	return list
+}
+
 // contextPaths is what plans take from a context: nil for all of it.
 func contextPaths(name string, plans []*dockerfile.Plan) []string {
 	out := []string{}
@@ -194,6 +204,9 @@ func contextPaths(name string, plans []*dockerfile.Plan) []string {
 			switch {
 			case v.Copy != nil && v.Copy.From == nil && v.Copy.Context == name:
 				out = append(out, v.Copy.Sources...)
+				if v.Copy.Parents {
+					out = beforeAnyDirectory(out)
+				}
 			case v.Run != nil:
 				for _, m := range v.Run.Mounts {
 					if m.Type == dockerfile.MountBind && m.FromContext && m.Context == name {

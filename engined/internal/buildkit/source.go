@@ -88,6 +88,9 @@ func (in *inputs) definition(ctx context.Context, req *build.Request, dir, conte
 	if d.Ignore == nil && contextDir != "" {
 		err = in.j.story.step(ignoreName, func(said progress) error {
 			tree, err := in.few(ctx, contextDir, []string{ignoreSuffix}, "transferring context:", said)
+			if errdefs.IsNotFound(err) {
+				return nil // a client without a context: whatever needs one says so
+			}
 			if err != nil {
 				return err
 			}

@@ -418,3 +418,11 @@ func TestRepositoriesAreToldFromOtherURLs(t *testing.T) {
 		t.Errorf("repositories %q, URLs %q", c.Repos, c.URLs)
 	}
 }
+
+func TestOctalModesCountForDirectoriesThatAreMade(t *testing.T) {
+	for text, want := range map[string]int64{"755": 0o755, "4770": 0o770, "u=rwX": 0, "": 0, "999": 0} {
+		if got := OctalMode(text); got != want {
+			t.Errorf("OctalMode(%q) = %o, want %o", text, got, want)
+		}
+	}
+}

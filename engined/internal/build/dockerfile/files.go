@@ -231,7 +231,7 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 func (cp *Copy) check(sum string) error {
 	if len(cp.Repos) == 1 && len(cp.Sources)+len(cp.URLs) == 0 {
 		if !isCommit(sum) {
-			return fmt.Errorf("invalid checksum %q: it is no commit", sum)
+			return fmt.Errorf("invalid checksum %q: expected hex commit hash", sum)
 		}
 		cp.Commit = sum
 		return nil

@@ -25,8 +25,9 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	if err != nil {
 		return nil, err
 	}
+	name, unnamed := b.baseName(ref)
 	out := &dockerfile.Base{
-		Name: ref, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
+		Name: name, Unnamed: unnamed, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
 		Platform: img.Config.Platform, Author: img.Config.Author, History: completed(img.Config),
 	}
 	if len(img.RawConfig) > 0 {
@@ -37,9 +38,26 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	return out, nil
 }
 
+// baseName is what an image is called that is asked for as ref; unnamed if it is one of a
+// named context that says no reference.
+func (b *builder) baseName(ref string) (name string, unnamed bool) {
+	name, ok := strings.CutPrefix(ref, contextImage)
+	if !ok {
+		return ref, false
+	}
+	if image, ok := strings.CutPrefix(b.r.Named[name].Ref, schemeImage); ok {
+		return image, false
+	}
+	return name, true
+}
+
 func (b *builder) baseImage(ctx context.Context, ref string, p ocispec.Platform) (images.Image, error) {
 	if name, ok := strings.CutPrefix(ref, contextImage); ok {
 		n := b.r.Named[name]
+		if n.Linked != nil {
+			have, err := n.Linked.of(p)
+			return have.image, err
+		}
 		if strings.HasPrefix(n.Ref, schemeLayout) {
 			return b.layoutImage(ctx, name, n, p)
 		}

@@ -14,7 +14,6 @@ import (
 
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/networks"
-	"strata/pkg/ctxlog"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
@@ -22,31 +21,12 @@ import (
 // ErrPermissionDenied for what the operator or the client does not allow,
 // ErrNotImplemented, context.Canceled.
 func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, error) {
-	outputs, err := r.outputs()
+	v, err := s.Solve(ctx, r, o)
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.checkEntitlements(&r); err != nil {
-		return Result{}, err
-	}
-	b := newBuilder(s, r, o)
-	defer b.end()
-	if err := b.plan(ctx); err != nil {
-		return Result{}, err
-	}
-	if err := b.solveAll(ctx); err != nil {
-		return Result{}, err
-	}
-	result, err := b.export(ctx, outputs)
-	if err != nil {
-		return Result{}, err
-	}
-	if b.held != nil { // something was made
-		if err := s.collect(ctx); err != nil {
-			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
-		}
-	}
-	return result, nil
+	defer v.Close()
+	return v.Export(ctx, r.Outputs)
 }
 
 // checkEntitlements refuses what the operator denies.

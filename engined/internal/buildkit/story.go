@@ -370,7 +370,7 @@ func (s *story) Pulling(image, id, status string, current, total int64) {
 func (s *story) endMetadata(plans []*dockerfile.Plan) {
 	for _, p := range plans {
 		for _, v := range p.Vertices {
-			if v.Image == nil {
+			if v.Image == nil || v.Image.Unnamed {
 				continue
 			}
 			m := s.internal(metadataName(v.Image.Name))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -17,7 +18,6 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 )
 
@@ -174,10 +174,6 @@ func (a *archiver) document(name string, v any) error {
 // resultTree is the result's files: of one platform, or with a directory for each. What is
 // mounted for it stays until the build ends.
 func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return nil, err
-	}
 	all := map[string]files.Tree{}
 	for _, p := range b.products {
 		root, unmount, err := b.s.mountView(ctx, p.top.Snapshot)
@@ -197,7 +193,7 @@ func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error)
 		if all[dir] != nil {
 			return nil, fmt.Errorf("platform-split=false would mix the files of %s with others", platforms.Format(p.plan.Platform))
 		}
-		all[dir] = files.NotAfter(t, epoch)
+		all[dir] = files.NotAfter(t, b.epoch)
 	}
 	if t := all[""]; t != nil {
 		return t, nil
@@ -207,11 +203,7 @@ func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error)
 
 // platformDir is BuildKit's name of a platform's directory: linux_arm64.
 func platformDir(p ocispec.Platform) string {
-	out := p.OS + "_" + p.Architecture
-	if p.Variant != "" {
-		out += "_" + p.Variant
-	}
-	return out
+	return strings.ReplaceAll(platforms.FormatAll(p), "/", "_")
 }
 
 func writeTree(ctx context.Context, w io.Writer, t files.Tree) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -49,6 +50,8 @@ type builder struct {
 	r        Request
 	o        Observer
 	started  time.Time
+	epoch    time.Time // of all that is made; zero for none
+	dated    string    // the same in seconds, "" for none
 	products []*product
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
@@ -109,6 +112,9 @@ func (b *builder) plan(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		b.warn()
 		return err
+	}
+	if b.epoch = b.products[0].plan.Epoch; !b.epoch.IsZero() {
+		b.dated = strconv.FormatInt(b.epoch.Unix(), 10)
 	}
 	plans := make([]*dockerfile.Plan, 0, len(b.products))
 	for _, p := range b.products {

@@ -811,3 +811,31 @@ func TestArchivesOfAPatternAreAllUnpacked(t *testing.T) {
 		t.Errorf("several files for one name: %v", err)
 	}
 }
+
+func TestTheDockerfileSaysWhenEverythingWasMade(t *testing.T) {
+	h := newHouse(t)
+	const text = "ARG SOURCE_DATE_EPOCH=1445412480\nFROM scratch\nCOPY a /\n"
+	for _, row := range []struct {
+		args map[string]string
+		want int64
+	}{{nil, 1445412480}, {map[string]string{"SOURCE_DATE_EPOCH": "1700000000"}, 1700000000}} {
+		res, _ := h.must(Request{Dockerfile: define(text), Context: tarSource{t: t, files: map[string]string{"a": "a"}}, Args: row.args})
+		if at := res.Image.Config.Created; at == nil || at.Unix() != row.want {
+			t.Errorf("%v: made %v", row.args, at)
+		}
+	}
+}
+
+func TestVersionsOfAnOSAreInTheNamesOfDirectories(t *testing.T) {
+	for _, row := range []struct {
+		p    ocispec.Platform
+		want string
+	}{
+		{ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, "linux_arm_v7"},
+		{ocispec.Platform{OS: "windows", Architecture: "amd64", OSVersion: "10.0.1"}, "windows(10.0.1)_amd64"},
+	} {
+		if got := platformDir(row.p); got != row.want {
+			t.Errorf("%+v: %s, want %s", row.p, got, row.want)
+		}
+	}
+}

@@ -287,7 +287,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], b.r.Provenance.Mode}
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.dated, b.r.Provenance.Mode}
 	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}
@@ -301,10 +301,6 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 // newImage puts configuration and history together. An image tells no time but those of its
 // records, so that it is the same wherever they come from; now is for one that has none.
 func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.NewImage, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return images.NewImage{}, err
-	}
 	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
@@ -318,10 +314,10 @@ func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.Ne
 	if n.Config.History, err = b.history(p); err != nil {
 		return n, err
 	}
-	if !epoch.IsZero() {
-		now = epoch
+	if !b.epoch.IsZero() {
+		now = b.epoch
 	}
-	n.Config.Created = datedHistory(n.Config.History, p.plan.History, epoch, now)
+	n.Config.Created = datedHistory(n.Config.History, p.plan.History, b.epoch, now)
 	return n, nil
 }
 

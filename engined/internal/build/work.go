@@ -60,7 +60,7 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 	if err != nil {
 		panic("internal error: definition of a vertex: " + err.Error())
 	}
-	return string(raw) + b.r.Args["SOURCE_DATE_EPOCH"]
+	return string(raw) + b.dated
 }
 
 // plainKey is known before anything is made; "" if it cannot be.

@@ -426,3 +426,28 @@ func TestOctalModesCountForDirectoriesThatAreMade(t *testing.T) {
 		}
 	}
 }
+
+func TestEpochsAreNumbers(t *testing.T) {
+	for _, row := range []struct {
+		text string
+		args map[string]string
+		want int64 // zero for an error
+		is   func(error) bool
+	}{
+		{"ARG SOURCE_DATE_EPOCH=5\nFROM a\n", nil, 5, nil},
+		{"ARG N=6\nARG SOURCE_DATE_EPOCH=$N\nFROM a\n", nil, 6, nil},
+		{"FROM a\n", map[string]string{"SOURCE_DATE_EPOCH": "7"}, 7, nil},
+		{"ARG SOURCE_DATE_EPOCH=soon\nFROM a\n", nil, 0, errdefs.IsInvalidArgument},
+		{"ARG SOURCE_DATE_EPOCH=context\nFROM a\n", nil, 0, errdefs.IsNotImplemented},
+		{"ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD http://h/x /\nFROM a\n", nil, 0, errdefs.IsNotImplemented},
+	} {
+		p, err := compile(t, row.text, func(o *Options) { o.Args = row.args })
+		if row.want == 0 {
+			if !row.is(err) {
+				t.Errorf("%q: %v", row.text, err)
+			}
+		} else if err != nil || p.Epoch.Unix() != row.want {
+			t.Errorf("%q: %v, %v", row.text, p, err)
+		}
+	}
+}

@@ -183,6 +183,9 @@ func (c *compiler) parse(source []byte) error {
 	if err := c.globals(meta); err != nil {
 		return err
 	}
+	if c.plan.Epoch, err = c.epoch(); err != nil {
+		return err
+	}
 	c.checkStages(meta)
 	return nil
 }
@@ -536,13 +539,24 @@ func mergeLabels(have, more map[string]string) map[string]string {
 	return out
 }
 
-func epoch(s string) (time.Time, error) {
+// argEpoch is the argument that says when everything was made.
+const argEpoch = "SOURCE_DATE_EPOCH"
+
+// epoch reads SOURCE_DATE_EPOCH. BuildKit takes it of a source, too, by its name.
+func (c *compiler) epoch() (time.Time, error) {
+	s, ok := c.opts.Args[argEpoch]
+	if !ok {
+		s, _ = c.global.Get(argEpoch) // "" for none
+	}
 	if s == "" {
 		return time.Time{}, nil
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %q is not a number of seconds: %w", s, errdefs.ErrInvalidArgument)
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(n, 0).UTC(), nil
 	}
-	return time.Unix(n, 0).UTC(), nil
+	_, _, isContext := c.contextOf(s)
+	if _, isStage := c.named(s, len(c.stages)); isStage || isContext || s == "context" {
+		return time.Time{}, fmt.Errorf("%s=%s, the time of a source: %w", argEpoch, s, errdefs.ErrNotImplemented)
+	}
+	return time.Time{}, fmt.Errorf("invalid %s: %s: it is not a number of seconds: %w", argEpoch, s, errdefs.ErrInvalidArgument)
 }

@@ -64,7 +64,7 @@ type builder struct {
 	solving  map[*dockerfile.Vertex]*promise
 	reported map[*dockerfile.Vertex]bool
 	undo     []func()
-	fetched  []material // from the network
+	fetched  []Material // from the network
 
 	failing sync.Mutex // held while the client looks at a failure
 

@@ -558,7 +558,7 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	h.must(Request{Dockerfile: define("FROM scratch\nCOPY <<EOF /x\nx\nEOF\n"), Tags: []string{"docker.io/library/base:1"}})
 	r := Request{
 		Dockerfile: define("FROM base:1\nARG PASSPHRASE\nCOPY <<EOF /y\ny\nEOF\n"), Tags: []string{"docker.io/library/proved:1"},
-		Args: map[string]string{"PASSPHRASE": "xyzzy"}, Provenance: Provenance{Mode: "min", BuilderID: "here"},
+		Args: map[string]string{"PASSPHRASE": "xyzzy"}, Provenance: Provenance{Mode: "min", BuilderID: "here", Attrs: map[string]string{"vcs:source": "https://me:hunter2@h/r.git", "context:foo": "https://me:hunter2@h/foo"}},
 	}
 	res, _ := h.must(r)
 	i := h.index(res.Target)
@@ -574,10 +574,19 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"predicateType":"https://slsa.dev/provenance/v0.2"`, "pkg:docker/base@1?platform=linux", `"id":"here"`, i.Manifests[0].Digest.Encoded()} {
+	for _, want := range []string{
+		`"_type":"https://in-toto.io/Statement/v1"`, `"predicateType":"https://slsa.dev/provenance/v1"`, "pkg:docker/base@1?platform=linux", `"id":"here"`, i.Manifests[0].Digest.Encoded(),
+		`"vcs":{"source":"https://xxxxx:xxxxx@h/r.git"}`, `"context:foo":"https://xxxxx:xxxxx@h/foo"`, `"configSource":{"path":"Dockerfile"}`,
+	} {
 		if !strings.Contains(string(statement), want) {
 			t.Errorf("no %s in %s", want, statement)
 		}
+	}
+	if m.Layers[0].Annotations["in-toto.io/predicate-type"] != "https://slsa.dev/provenance/v1" {
+		t.Errorf("annotations %v", m.Layers[0].Annotations)
+	}
+	if strings.Contains(string(statement), "hunter2") {
+		t.Error("a password is told")
 	}
 	if strings.Contains(string(statement), "xyzzy") {
 		t.Error("mode=min tells the build arguments")
@@ -588,6 +597,16 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	if again, _ := h.must(r); again.Target.Digest != res.Target.Digest {
 		t.Error("a build in which nothing changed made another index")
 	}
+	r.Provenance.Version = "v0.2"
+	older, _ := h.must(r)
+	if older.Target.Digest == res.Target.Digest {
+		t.Error("version=v0.2 says the same")
+	}
+	r.Provenance.Version = "v3"
+	if _, _, err := h.try(r); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("version=v3: %v", err)
+	}
+	r.Provenance.Version = ""
 	r.Provenance.Mode = "max"
 	if max, _ := h.must(r); max.Target.Digest == res.Target.Digest {
 		t.Error("mode=max says nothing more")
@@ -837,5 +856,34 @@ func TestVersionsOfAnOSAreInTheNamesOfDirectories(t *testing.T) {
 		if got := platformDir(row.p); got != row.want {
 			t.Errorf("%+v: %s, want %s", row.p, got, row.want)
 		}
+	}
+}
+
+func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
+	b := &builder{s: &Service{}, r: Request{
+		Dockerfile: define("FROM scratch"), Args: map[string]string{"A": "1"},
+		Provenance: Provenance{Mode: "max", Context: &Material{"https://h/r.git#v1", map[string]string{"sha1": "abc"}}, ContextURI: "https://h/r.git#v1:dir"},
+	}}
+	plan := &dockerfile.Plan{Vertices: []*dockerfile.Vertex{{Name: "RUN x", Run: &dockerfile.Run{Network: "none", Mounts: []dockerfile.Mount{{Type: dockerfile.MountSSH, ID: "key", Required: true}}}}}}
+	f := b.facts(plan, &Times{})
+	for name, predicate := range map[string]any{"v1": f.v1("me"), "v0.2": f.v02("me")} {
+		raw, err := json.Marshal(predicate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			`"uri":"https://h/r.git#v1:dir"`, `{"uri":"https://h/r.git#v1","digest":{"sha1":"abc"}}`, `"build-arg:A":"1"`, `"ssh":[{"id":"key","optional":false}]`, `"id":"me"`, `"op":"RUN x"`, `hermetic":true`,
+		} {
+			if !strings.Contains(string(raw), want) {
+				t.Errorf("%s: no %s in %s", name, want, raw)
+			}
+		}
+		if strings.Contains(string(raw), "locals") {
+			t.Errorf("%s: directories of the client in %s", name, raw)
+		}
+	}
+	plan.Vertices[0].Run.Network = "default"
+	if b.facts(plan, &Times{}).hermetic {
+		t.Error("a command with a network is hermetic")
 	}
 }

@@ -287,7 +287,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.dated, b.r.Provenance.Mode}
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.dated, b.r.Provenance.Mode + b.r.Provenance.Version}
 	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}

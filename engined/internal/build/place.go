@@ -132,7 +132,7 @@ func (b *builder) fetchAll(ctx context.Context, w *work) (part, digest.Digest, e
 		}
 		t.spools[it.Source] = f
 		items = append(items, it)
-		b.fetchedFrom(u, "sha256", hex.EncodeToString(it.Digest[:]))
+		b.fetchedFrom(Material{redacted(u), map[string]string{"sha256": hex.EncodeToString(it.Digest[:])}})
 	}
 	d, err := files.Digest(ctx, t, items)
 	return part{t, items}, d, err

@@ -141,8 +141,16 @@ type CacheOption struct {
 // Provenance says how much a provenance attestation tells; the zero value makes none.
 type Provenance struct {
 	Mode      string // "", "min", "max"
+	Version   string // of SLSA: "v1" (which "" is, too) or "v0.2"
 	BuilderID string
 	SBOM      bool // not implemented
+	// Attrs are further attributes that the client has given the frontend: vcs:source,
+	// vcs:revision, context:NAME.
+	Attrs map[string]string
+	// Context is what the main context was fetched from; nil for the client's own.
+	// ContextURI has the directory in it, too.
+	Context    *Material
+	ContextURI string
 }
 
 // Entitlements that a client may grant.

@@ -183,6 +183,7 @@ func (f *fetchedSource) Files(ctx context.Context, _, exclude []string) (files.T
 		return nil, err
 	}
 	f.b.later(func() { _ = r.Close() }) // only files of the build
+	f.b.fetchedFrom(r.Origin)
 	return r.Files(ctx, nil, exclude)
 }
 

@@ -41,6 +41,7 @@ const (
 	prefixLabel     = "label:"
 	prefixContext   = "context:"
 	prefixAttest    = "attest:"
+	prefixVCS       = "vcs:"
 	prefixSharedKey = "sharedkey:localdir:"
 	prefixSession   = "local-sessionid:" // of a local directory that another session has
 	argHostname     = prefixArg + "BUILDKIT_SANDBOX_HOSTNAME"
@@ -154,10 +155,18 @@ func setAttestations(attrs map[string]string, req *build.Request) error {
 		return out, ok && !off
 	}
 	if p, ok := fields("provenance"); ok {
-		req.Provenance.Mode, req.Provenance.BuilderID = p["mode"], p["builder-id"]
+		req.Provenance.Mode, req.Provenance.BuilderID, req.Provenance.Version = p["mode"], p["builder-id"], p["version"]
+		for k, v := range attrs {
+			if strings.HasPrefix(k, prefixVCS) || strings.HasPrefix(k, prefixContext) {
+				if req.Provenance.Attrs == nil {
+					req.Provenance.Attrs = map[string]string{}
+				}
+				req.Provenance.Attrs[k] = v
+			}
+		}
 		switch req.Provenance.Mode {
-		case "":
-			req.Provenance.Mode = "min"
+		case "": // as BuildKit has it
+			req.Provenance.Mode = "max"
 		case "min", "max":
 		default:
 			return fmt.Errorf("invalid mode %q: must be one of min or max: %w", p["mode"], errdefs.ErrInvalidArgument)

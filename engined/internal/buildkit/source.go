@@ -404,7 +404,7 @@ func (in *inputs) remote(ctx context.Context, remote string, req *build.Request)
 			return err
 		}
 		in.undo.Add(func() { _ = r.Close() }) // only files of the build
-		req.Context = r
+		req.Context, req.Provenance.Context, req.Provenance.ContextURI = r, &r.Origin, r.URI
 		if in.r.attrs[attrFileName] != "" { // the Dockerfile is the client's
 			return in.definition(ctx, req, in.r.attrs[attrFileName], "")
 		}

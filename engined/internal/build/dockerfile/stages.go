@@ -24,6 +24,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Version is that of the Dockerfile's language which is read: BuildKit 0.32's.
+const Version = "1.25"
+
 // MaxSize bounds a Dockerfile, in bytes.
 const MaxSize = 4 << 20
 

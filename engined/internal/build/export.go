@@ -303,7 +303,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], provenanceKey(o, &b.r.Provenance)}
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.dated, provenanceKey(o, &b.r.Provenance)}
 	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}
@@ -317,7 +317,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 // provenanceKey is what imageKey has of attestations.
 func provenanceKey(o *output, p *Provenance) string {
 	if o.attest.wanted {
-		return p.Mode
+		return p.Mode + p.Version
 	}
 	return ""
 }
@@ -325,10 +325,6 @@ func provenanceKey(o *output, p *Provenance) string {
 // newImage puts configuration and history together. An image tells no time but those of its
 // records, so that it is the same wherever they come from; now is for one that has none.
 func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.NewImage, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return images.NewImage{}, err
-	}
 	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
@@ -342,10 +338,10 @@ func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.Ne
 	if n.Config.History, err = b.history(p); err != nil {
 		return n, err
 	}
-	if !epoch.IsZero() {
-		now = epoch
+	if !b.epoch.IsZero() {
+		now = b.epoch
 	}
-	n.Config.Created = datedHistory(n.Config.History, p.plan.History, epoch, now)
+	n.Config.Created = datedHistory(n.Config.History, p.plan.History, b.epoch, now)
 	return n, nil
 }
 

@@ -83,13 +83,9 @@ func (b *builder) diff(ctx context.Context, lower string, upper []mount.Mount) (
 	if err != nil {
 		return Layer{}, err
 	}
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return Layer{}, err
-	}
 	var l Layer
 	err = b.s.view(ctx, lower, func(low []mount.Mount) error {
-		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(epoch))
+		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(b.epoch))
 		if err != nil {
 			return err
 		}

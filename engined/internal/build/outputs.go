@@ -64,6 +64,9 @@ func (r *Request) outputs() ([]output, error) {
 	if m := r.Provenance.Mode; m != "" && m != "min" && m != "max" {
 		return nil, fmt.Errorf("provenance mode %q: want min or max: %w", m, errdefs.ErrInvalidArgument)
 	}
+	if v := r.Provenance.Version; v != "" && v != slsa1 && v != slsa02 {
+		return nil, fmt.Errorf("provenance version %q: want %s or %s: %w", v, slsa1, slsa02, errdefs.ErrInvalidArgument)
+	}
 	if err := r.checkCaches(); err != nil {
 		return nil, err
 	}

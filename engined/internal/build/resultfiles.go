@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 )
 
@@ -73,10 +73,6 @@ func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error)
 
 // productTree is the files of one platform, and the attestation of how they came to be.
 func (b *builder) productTree(ctx context.Context, o *output, p *product) (files.Tree, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return nil, err
-	}
 	root, unmount, err := b.s.mountView(ctx, p.top.Snapshot)
 	if err != nil {
 		return nil, err
@@ -87,7 +83,7 @@ func (b *builder) productTree(ctx context.Context, o *output, p *product) (files
 		return nil, err
 	}
 	b.later(func() { _ = r.Close() }) // only a descriptor
-	t := files.NotAfter(r, epoch)
+	t := files.NotAfter(r, b.epoch)
 	if !o.attest.wanted {
 		return t, nil
 	}
@@ -108,8 +104,8 @@ func (b *builder) productTree(ctx context.Context, o *output, p *product) (files
 		return nil, fmt.Errorf("attestation-prefix=%s: want the beginning of a file's name: %w", o.attest.prefix, errdefs.ErrInvalidArgument)
 	}
 	at := now.Truncate(time.Second)
-	if !epoch.IsZero() {
-		at = epoch
+	if !b.epoch.IsZero() {
+		at = b.epoch
 	}
 	return files.Over(t, files.Single(name, string(text), 0o600, at)), nil
 }
@@ -145,11 +141,7 @@ func fileSubjects(ctx context.Context, t files.Tree) ([]subject, error) {
 
 // platformDir is BuildKit's name of a platform's directory: linux_arm64.
 func platformDir(p ocispec.Platform) string {
-	out := p.OS + "_" + p.Architecture
-	if p.Variant != "" {
-		out += "_" + p.Variant
-	}
-	return out
+	return strings.ReplaceAll(platforms.FormatAll(p), "/", "_")
 }
 
 func writeTree(ctx context.Context, w io.Writer, t files.Tree) error {

@@ -140,7 +140,7 @@ func (l *Linked) of(p ocispec.Platform) (linkedProduct, error) {
 }
 
 // materials are those of the build for platform p.
-func (l *Linked) materials(p ocispec.Platform) []material {
+func (l *Linked) materials(p ocispec.Platform) []Material {
 	have, err := l.of(p)
 	if err != nil {
 		return nil // then no stage was built upon it

@@ -44,9 +44,15 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 			mounts = append(mounts, mountDef{string(m.Type), m.Source, m.Target, m.ID, m.Env, m.ReadOnly, m.Size})
 		}
 		def = []any{"run", r.Args, r.Env, r.User, r.Dir, mounts, r.Files, r.Network, r.Insecure, b.r.Network, b.r.ExtraHosts}
+		if b.r.Hostname != "" {
+			def = []any{def, b.r.Hostname}
+		}
 	case v.Copy != nil:
 		c := v.Copy
 		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.KeepGit, c.Files}
+		if len(c.URLs) > 0 { // the same bytes in a file of the context are unpacked
+			def = []any{def, "fetched"}
+		}
 	case v.Mkdir != nil:
 		def = []any{"mkdir", v.Mkdir}
 	}
@@ -54,7 +60,7 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 	if err != nil {
 		panic("internal error: definition of a vertex: " + err.Error())
 	}
-	return string(raw) + b.r.Args["SOURCE_DATE_EPOCH"]
+	return string(raw) + b.dated
 }
 
 // plainKey is known before anything is made; "" if it cannot be.
@@ -232,9 +238,11 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 		parts = append(parts, sums...)
 	default:
-		for _, in := range inputs {
-			parts = append(parts, in.Key)
+		sums, err := b.mountKeys(ctx, v, inputs)
+		if err != nil {
+			return nil, err
 		}
+		parts = append(parts, sums...)
 	}
 	d, err := b.contextMounts(ctx, v)
 	if err != nil {
@@ -246,6 +254,57 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 	}
 	w.key = key(parts...)
 	return w, nil
+}
+
+// mountKeys says what is in the filesystems that a RUN mounts. Of a part that is bound, only
+// the content counts, however it came to be.
+func (b *builder) mountKeys(ctx context.Context, v *dockerfile.Vertex, inputs []*Record) (out []string, err error) {
+	for _, in := range inputs {
+		out = append(out, in.Key)
+	}
+	if v.Run == nil {
+		return out, nil
+	}
+	next := 0
+	for _, m := range v.Run.Mounts {
+		if m.From == nil {
+			continue
+		}
+		if m.Type == dockerfile.MountBind && m.Source != "/" {
+			if out[next], err = b.contentOf(ctx, inputs[next].Snapshot, m.Source); err != nil {
+				return nil, err
+			}
+		}
+		next++
+	}
+	return out, nil
+}
+
+// contentOf returns the digest of a part of a snapshot; of one that is not there, a word.
+func (b *builder) contentOf(ctx context.Context, snapshot, name string) (string, error) {
+	root, unmount, err := b.s.mountView(ctx, snapshot)
+	if err != nil {
+		return "", err
+	}
+	defer unmount()
+	tree, err := files.OpenRoot(root)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = tree.Close() }() // only a descriptor
+	items, err := files.Select(tree, files.Wish{Sources: []string{name}})
+	if _, missing := errors.AsType[*files.NotFoundError](err); missing {
+		return "nothing", nil // the command's mount says so
+	}
+	if err != nil {
+		return "", err
+	}
+	d, err := files.Digest(ctx, tree, items)
+	if err != nil {
+		return "", err
+	}
+	_, n, err := files.Resolve(tree, name)
+	return fmt.Sprint(d, n.Mode, n.UID, n.GID), err
 }
 
 // collect finds all that a COPY or an ADD takes, and says what it is.

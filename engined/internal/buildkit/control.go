@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/build/dockerfile"
 	"strata/pkg/buildkit/controlpb"
 )
 
@@ -68,7 +69,7 @@ func (c control) Info(context.Context, *controlpb.InfoRequest) (*controlpb.InfoR
 const protocolVersion = "v0.32.2"
 
 func (s *Service) version() *controlpb.BuildkitVersion {
-	return &controlpb.BuildkitVersion{Package: "strata", Version: protocolVersion + "-strata", Revision: s.cfg.Version, DockerfileVersion: "1.25"}
+	return &controlpb.BuildkitVersion{Package: "strata", Version: protocolVersion + "-strata", Revision: s.cfg.Version, DockerfileVersion: dockerfile.Version}
 }
 
 // Labels of the worker. That there is a snapshotter tells buildx that images are kept as

@@ -188,8 +188,9 @@ func (s *story) within(name string, fn func(said progress) error) error {
 }
 
 func (s *story) tellStatus(v *controlpb.Vertex, id string, current, total int64, began, ended *timestamppb.Timestamp) {
+	name, _, _ := strings.Cut(id, " ") // what is done, without what it is done to
 	s.tell(&controlpb.StatusResponse{Statuses: []*controlpb.VertexStatus{{
-		ID: id, Vertex: v.Digest, Name: id, Current: current, Total: total, Timestamp: timestamppb.Now(), Started: began, Completed: ended,
+		ID: id, Vertex: v.Digest, Name: name, Current: current, Total: total, Timestamp: timestamppb.Now(), Started: began, Completed: ended,
 	}}})
 }
 

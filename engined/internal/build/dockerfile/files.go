@@ -231,7 +231,7 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 func (cp *Copy) check(sum string) error {
 	if len(cp.Repos) == 1 && len(cp.Sources)+len(cp.URLs) == 0 {
 		if !isCommit(sum) {
-			return fmt.Errorf("checksum %q is no commit", sum)
+			return fmt.Errorf("invalid checksum %q: expected hex commit hash", sum)
 		}
 		cp.Commit = sum
 		return nil
@@ -241,7 +241,7 @@ func (cp *Copy) check(sum string) error {
 	}
 	d, err := digest.Parse(sum)
 	if err != nil {
-		return fmt.Errorf("checksum %q: %w", sum, err)
+		return fmt.Errorf("invalid checksum %q: %w", sum, err)
 	}
 	cp.Checksum = d
 	return nil

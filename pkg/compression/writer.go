@@ -17,8 +17,11 @@ const defaultGzip = 4
 // block is how much one goroutine compresses at a time, in bytes. The stream depends on it.
 const block = 512 << 10
 
+// DefaultLevel is the level of who has no wish.
+const DefaultLevel = -1
+
 // NewWriter returns a writer that compresses to w with kind Gzip, Zstd or None, on all CPUs.
-// Level is 1 to 9 of gzip, 1 to 22 of zstd; 0 is the default. The same input gives the same
+// Level is 0 to 9 of gzip, 0 to 22 of zstd, or DefaultLevel. The same input gives the same
 // stream, however many CPUs there are. Close ends the stream; w stays open. Errors:
 // ErrInvalidArgument for a level that there is not, ErrNotImplemented for another kind.
 func NewWriter(w io.Writer, kind Kind, level int) (io.WriteCloser, error) {
@@ -26,11 +29,11 @@ func NewWriter(w io.Writer, kind Kind, level int) (io.WriteCloser, error) {
 	case None:
 		return plain{w}, nil
 	case Gzip:
-		if level == 0 {
+		if level == DefaultLevel {
 			level = defaultGzip
 		}
-		if level < pgzip.BestSpeed || level > pgzip.BestCompression {
-			return nil, fmt.Errorf("level %d of gzip, which has 1 to 9: %w", level, errdefs.ErrInvalidArgument)
+		if level < pgzip.NoCompression || level > pgzip.BestCompression {
+			return nil, fmt.Errorf("level %d of gzip, which has 0 to 9: %w", level, errdefs.ErrInvalidArgument)
 		}
 		zw, err := pgzip.NewWriterLevel(w, level)
 		if err == nil {
@@ -39,7 +42,7 @@ func NewWriter(w io.Writer, kind Kind, level int) (io.WriteCloser, error) {
 		return zw, err
 	case Zstd:
 		speed := zstd.SpeedDefault
-		if level != 0 {
+		if level != DefaultLevel {
 			speed = zstd.EncoderLevelFromZstd(level)
 		}
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(speed))

@@ -8,12 +8,10 @@ import (
 	"strconv"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	unpacking "strata/pkg/compression"
+	packing "strata/pkg/compression"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
 )
@@ -118,7 +116,7 @@ func (b *builder) pack(ctx context.Context, w io.Writer, d ocispec.Descriptor, c
 		feeder.CloseWithError(err) // never fails
 	}()
 	defer func() { raw.CloseWithError(io.ErrClosedPipe); <-fed }()
-	plain, err := unpacking.NewReader(raw)
+	plain, err := packing.NewReader(raw)
 	if err != nil {
 		return err
 	}
@@ -134,28 +132,13 @@ func (b *builder) pack(ctx context.Context, w io.Writer, d ocispec.Descriptor, c
 }
 
 func packerOf(w io.Writer, c compression) (io.WriteCloser, error) {
-	switch c.kind {
-	case "gzip":
-		level := gzip.DefaultCompression
-		if c.level != nil {
-			level = *c.level
-		}
-		out, err := gzip.NewWriterLevel(w, level)
-		if err != nil {
-			return nil, fmt.Errorf("compression-level %d: %w: %w", level, err, errdefs.ErrInvalidArgument)
-		}
-		return out, nil
-	case "zstd":
-		level := zstd.SpeedDefault
-		if c.level != nil {
-			level = zstd.EncoderLevelFromZstd(*c.level)
-		}
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
+	level := packing.DefaultLevel
+	if c.level != nil {
+		level = *c.level
 	}
-	return uncompressed{w}, nil
+	kind := packing.Kind(c.kind)
+	if c.kind == "uncompressed" {
+		kind = packing.None
+	}
+	return packing.NewWriter(w, kind, level)
 }
-
-type uncompressed struct{ io.Writer }
-
-// Close implements io.Closer; it ends nothing.
-func (uncompressed) Close() error { return nil }

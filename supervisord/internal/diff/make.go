@@ -34,11 +34,11 @@ const (
 func compressor(mediaType string, w io.Writer) (io.WriteCloser, error) {
 	switch mediaType {
 	case ocispec.MediaTypeImageLayer, dockerLayer:
-		return compression.NewWriter(w, compression.None, 0)
+		return compression.NewWriter(w, compression.None, compression.DefaultLevel)
 	case ocispec.MediaTypeImageLayerGzip, dockerLayerGzip:
-		return compression.NewWriter(w, compression.Gzip, 0)
+		return compression.NewWriter(w, compression.Gzip, compression.DefaultLevel)
 	case ocispec.MediaTypeImageLayerZstd:
-		return compression.NewWriter(w, compression.Zstd, 0)
+		return compression.NewWriter(w, compression.Zstd, compression.DefaultLevel)
 	}
 	return nil, fmt.Errorf("media type %q: %w", mediaType, errdefs.ErrNotImplemented)
 }

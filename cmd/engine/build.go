@@ -56,7 +56,7 @@ func buildCommand(s *session) cliapp.Command {
 			stringFlag("sbom", "", `Shorthand for "--attest=type=sbom"`),
 			listFlag("secret", "", "Secret to expose to the build (id=ID[,src=FILE|,env=VARIABLE])"),
 			stringFlag("shm-size", "", "Size of /dev/shm"),
-			listFlag("ssh", "", "SSH agent socket to expose to the build (default|id[=SOCKET])"),
+			listFlag("ssh", "", "SSH agent socket or keys to expose to the build (default|<id>[=<socket>|<key>[,<key>]])"),
 			listFlag("tag", "t", "Name and optionally a tag of the image (name:tag)"),
 			stringFlag("target", "", "Set the target build stage to build"),
 			listFlag("ulimit", "", "Ulimit options"),

@@ -328,30 +328,42 @@ func buildSecrets(list []string) (map[string]buildclient.Secret, error) {
 	return out, nil
 }
 
-// buildAgents reads "default", "ID" and "ID=SOCKET".
+// buildAgents reads "default", "ID", "ID=SOCKET" and "ID=KEYFILE[,KEYFILE]".
 func buildAgents(list []string) (map[string]buildclient.Agent, error) {
 	out := map[string]buildclient.Agent{}
 	for _, spec := range list {
-		id, socket, ok := strings.Cut(spec, "=")
-		if !ok {
-			socket = os.Getenv("SSH_AUTH_SOCK")
+		id, rest, _ := strings.Cut(spec, "=")
+		if rest == "" {
+			rest = os.Getenv("SSH_AUTH_SOCK")
 		}
-		if socket == "" {
+		if rest == "" {
 			return nil, fmt.Errorf("invalid --ssh %q: there is no SSH agent (SSH_AUTH_SOCK is not set)", spec)
 		}
-		info, err := os.Stat(socket)
+		agent, err := buildAgent(strings.Split(rest, ","))
 		if err != nil {
 			return nil, fmt.Errorf("invalid --ssh %q: %w", spec, err)
 		}
-		if info.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("invalid --ssh %q: %s is no socket; key files are not implemented, add the key to an agent", spec, socket)
-		}
-		out[id] = func(ctx context.Context) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		}
+		out[id] = agent
 	}
 	return out, nil
+}
+
+// buildAgent is the agent at a socket, or one for key files.
+func buildAgent(paths []string) (buildclient.Agent, error) {
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode()&os.ModeSocket == 0 {
+			continue
+		}
+		if len(paths) > 1 {
+			return nil, fmt.Errorf("the socket of an agent, %s, beside other files: use one socket, or key files", path)
+		}
+		return buildclient.SocketAgent(path), nil
+	}
+	return buildclient.KeyAgent(paths)
 }
 
 // buildAuth are the user's credentials for a registry that the daemon asks about.

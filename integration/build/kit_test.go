@@ -36,6 +36,7 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("outputs that cannot be are refused before anything is built", func(t *testing.T) { badOutputs(t, s.For(t)) })
 	t.Run("named contexts are directories and images", func(t *testing.T) { namedContexts(t, s.For(t)) })
 	t.Run("an SSH agent is reached from a command that asks for it", func(t *testing.T) { agents(t, s.For(t)) })
+	t.Run("keys of an SSH agent and of files are there for a command", func(t *testing.T) { agentKeys(t, s.For(t)) })
 	t.Run("a context and a Dockerfile come from standard input", func(t *testing.T) { standardInput(t, s.For(t)) })
 	t.Run("a Dockerfile may be elsewhere, with an ignore file of its own", func(t *testing.T) { elsewhere(t, s.For(t)) })
 	t.Run("cache and images are kept in directories of the client", func(t *testing.T) { layouts(t, s.For(t)) })
@@ -44,7 +45,9 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })
 	t.Run("a build by POST of version 2 tells its story", func(t *testing.T) { versionTwo(t, s.For(t)) })
 	t.Run("machines read the story as JSON", func(t *testing.T) { rawStory(t, s.For(t)) })
-	t.Run("a definition of the client's own is refused with a word", func(t *testing.T) { refused(t, s.For(t)) })
+	t.Run("targets of bake are built upon each other", func(t *testing.T) { bake(t, s.For(t)) })
+	t.Run("targets for several platforms are built upon each other", func(t *testing.T) { bakePlatforms(t, s.For(t)) })
+	t.Run("a target whose base fails says why", func(t *testing.T) { bakeFails(t, s.For(t)) })
 }
 
 // transferred is what a build said about its context.
@@ -451,18 +454,6 @@ func rawStory(t *testing.T, s *harness.Stack) {
 		if string(text) != "raw\n" || !vertices["[2/2] RUN echo raw"] || !vertices["[internal] load build definition from Dockerfile"] {
 			t.Errorf("%s: %q, %v", client, text, vertices)
 		}
-	}
-}
-
-func refused(t *testing.T, s *harness.Stack) {
-	dir := project(t, map[string]string{
-		"docker-bake.json": `{"group":{"default":{"targets":["b"]}},"target":{"a":{"dockerfile-inline":"FROM busybox:test\nRUN echo a >/a"},"b":{"contexts":{"a":"target:a"},"dockerfile-inline":"FROM a\nRUN cat /a"}}}`,
-	})
-	s.Plugin("buildx")
-	cmd := s.Command("docker", "buildx", "bake", "--progress=plain")
-	cmd.Dir = dir
-	if r := s.Run(cmd); r.Code == 0 || !strings.Contains(r.Stderr, "the result of another build as a context: not implemented") {
-		t.Errorf("a target made of another: %+v", r)
 	}
 }
 

@@ -79,7 +79,7 @@ func shellUnused(t *testing.T, s *harness.Stack) {
 func shellOfNoCommand(t *testing.T, s *harness.Stack) {
 	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nCOPY nothing /\n"})
 	term := harness.StartTerminal(t, s.Command("engine", "build", "--on-failure=shell", dir))
-	term.Expect("stat nothing")
+	term.Expect(`"/nothing": not found`)
 	if code := term.Wait(); code != 1 || strings.Contains(term.Screen(), "shell with") {
 		t.Errorf("exit code %d\n%s", code, term.Screen())
 	}

@@ -342,3 +342,49 @@ services:
 		t.Errorf("down: %+v", r)
 	}
 }
+
+// TestServiceIsBuiltUponAnother builds a service upon the image of another, which is no
+// service that runs.
+func TestServiceIsBuiltUponAnother(t *testing.T) {
+	s := harness.New(t)
+	s.Plugin("compose")
+	s.Plugin("buildx")
+	s.LoadBusybox()
+	dir := project(t, s, map[string]string{
+		"compose.yaml": `
+name: upon
+services:
+  base:
+    build: base
+    scale: 0
+  app:
+    build:
+      context: app
+      additional_contexts: {base: "service:base", files: app/more}
+    command: cat /said /more
+`,
+		"base/Dockerfile": "FROM busybox:test\nENV SAID=by-the-base\nCOPY file /file\n",
+		"base/file":       "file of the base\n",
+		"app/Dockerfile":  "FROM base\nRUN echo $SAID | cat - /file >/said\nCOPY --from=files more /\n",
+		"app/more/more":   "file of another directory\n",
+	})
+	compose := func(args ...string) harness.Result {
+		cmd := s.Command("docker", append([]string{"compose"}, args...)...)
+		cmd.Dir = dir
+		return s.Run(cmd)
+	}
+	for _, want := range []string{"file of the base\n", "changed\n"} {
+		if err := os.WriteFile(filepath.Join(dir, "base/file"), []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if r := compose("build", "app"); r.Code != 0 {
+			t.Fatalf("build: %+v\n%s", r, s.Logs())
+		}
+		if r := compose("run", "--rm", "-T", "app"); r.Code != 0 || !strings.HasSuffix(r.Stdout, "by-the-base\n"+want+"file of another directory\n") {
+			t.Errorf("run: %+v", r)
+		}
+	}
+	if r := compose("down", "--rmi", "local"); r.Code != 0 {
+		t.Errorf("down: %+v", r)
+	}
+}

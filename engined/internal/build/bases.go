@@ -25,8 +25,9 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	if err != nil {
 		return nil, err
 	}
+	name, unnamed := b.baseName(ref)
 	out := &dockerfile.Base{
-		Name: ref, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
+		Name: name, Unnamed: unnamed, ID: img.ID, Digest: img.Target.Digest, Manifest: img.Manifest, ChainID: img.ChainID, Layers: img.Layers, DiffIDs: img.Config.RootFS.DiffIDs,
 		Platform: img.Config.Platform, Author: img.Config.Author, History: completed(img.Config),
 	}
 	if len(img.RawConfig) > 0 {
@@ -37,9 +38,26 @@ func (b *builder) base(ctx context.Context, ref string, p ocispec.Platform) (*do
 	return out, nil
 }
 
+// baseName is what an image is called that is asked for as ref; unnamed if it is one of a
+// named context that says no reference.
+func (b *builder) baseName(ref string) (name string, unnamed bool) {
+	name, ok := strings.CutPrefix(ref, contextImage)
+	if !ok {
+		return ref, false
+	}
+	if image, ok := strings.CutPrefix(b.r.Named[name].Ref, schemeImage); ok {
+		return image, false
+	}
+	return name, true
+}
+
 func (b *builder) baseImage(ctx context.Context, ref string, p ocispec.Platform) (images.Image, error) {
 	if name, ok := strings.CutPrefix(ref, contextImage); ok {
 		n := b.r.Named[name]
+		if n.Linked != nil {
+			have, err := n.Linked.of(p)
+			return have.image, err
+		}
 		if strings.HasPrefix(n.Ref, schemeLayout) {
 			return b.layoutImage(ctx, name, n, p)
 		}
@@ -48,20 +66,32 @@ func (b *builder) baseImage(ctx context.Context, ref string, p ocispec.Platform)
 	img, err := b.s.images.Resolve(ctx, ref, &p)
 	if errdefs.IsNotFound(err) || b.r.Pull && err == nil {
 		if perr := b.pull(ctx, ref, p); perr != nil {
-			return img, b.wrongPlatform(ctx, ref, p, perr)
+			return b.onlyImage(ctx, ref, p, perr)
 		}
 		img, err = b.s.images.Resolve(ctx, ref, &p)
 	}
 	return img, err
 }
 
-// wrongPlatform adds to an error of a pull that the image is here, for another platform.
-func (b *builder) wrongPlatform(ctx context.Context, ref string, p ocispec.Platform, err error) error {
+// onlyImage finds an image of another platform than p, for which a pull ended with err. One
+// that is a single manifest is taken, as BuildKit does: nobody chose among platforms when it
+// was made, and the linter warns. Of an index the wanted platform is missing.
+func (b *builder) onlyImage(ctx context.Context, ref string, p ocispec.Platform, err error) (images.Image, error) {
+	if errdefs.IsNotFound(err) && platforms.Format(p) != platforms.Format(b.s.host) {
+		if perr := b.pull(ctx, ref, b.s.host); perr != nil {
+			return images.Image{}, err
+		}
+	} else if b.r.Pull {
+		return images.Image{}, err
+	}
 	img, rerr := b.s.images.Resolve(ctx, ref, nil)
 	if rerr != nil {
-		return err
+		return images.Image{}, err
 	}
-	return fmt.Errorf("%w; the image that is here is for %s, not for %s", err, platforms.Format(img.Config.Platform), platforms.Format(p))
+	if img.Target.Digest == img.Manifest.Digest {
+		return img, nil
+	}
+	return images.Image{}, fmt.Errorf("%w; the image that is here is for %s, not for %s", err, platforms.Format(img.Config.Platform), platforms.Format(p))
 }
 
 // layoutImage takes an image from a client's OCI layout into the store.

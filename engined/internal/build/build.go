@@ -14,7 +14,6 @@ import (
 
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/networks"
-	"strata/pkg/ctxlog"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
@@ -22,31 +21,12 @@ import (
 // ErrPermissionDenied for what the operator or the client does not allow,
 // ErrNotImplemented, context.Canceled.
 func (s *Service) Build(ctx context.Context, r Request, o Observer) (Result, error) {
-	outputs, err := r.outputs()
+	v, err := s.Solve(ctx, r, o)
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.checkEntitlements(&r); err != nil {
-		return Result{}, err
-	}
-	b := newBuilder(s, r, o)
-	defer b.end()
-	if err := b.plan(ctx); err != nil {
-		return Result{}, err
-	}
-	if err := b.solveAll(ctx); err != nil {
-		return Result{}, err
-	}
-	result, err := b.export(ctx, outputs)
-	if err != nil {
-		return Result{}, err
-	}
-	if b.held != nil { // something was made
-		if err := s.collect(ctx); err != nil {
-			ctxlog.From(ctx).Warn("build cache was not brought below its limit; the next build will", ctxlog.Error, err)
-		}
-	}
-	return result, nil
+	defer v.Close()
+	return v.Export(ctx, r.Outputs)
 }
 
 // checkEntitlements refuses what the operator denies.
@@ -127,6 +107,7 @@ func (b *builder) plan(ctx context.Context) error {
 		})
 	}
 	if err := g.Wait(); err != nil {
+		b.warn()
 		return err
 	}
 	plans := make([]*dockerfile.Plan, 0, len(b.products))
@@ -140,6 +121,16 @@ func (b *builder) plan(ctx context.Context) error {
 	return nil
 }
 
+// warn tells what the linter has to say of a Dockerfile that cannot be built.
+func (b *builder) warn() {
+	for _, p := range b.products {
+		if p.plan != nil && len(p.plan.Warnings) > 0 {
+			b.o.Planned([]*dockerfile.Plan{{Warnings: p.plan.Warnings}})
+			return
+		}
+	}
+}
+
 // compile reads the Dockerfile for one platform.
 func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
 	exclude, err := patterns(b.r.Dockerfile.Ignore)
@@ -148,7 +139,7 @@ func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*d
 	}
 	return dockerfile.Compile(ctx, b.r.Dockerfile.Text, dockerfile.Options{
 		Args: b.r.Args, Labels: b.r.Labels, Target: b.r.Target, Platform: p, Host: b.s.host, Contexts: b.namedContexts(), Base: b.base,
-		Ignore: exclude, AllStages: all,
+		Ignore: exclude, AllStages: all, Asked: len(b.r.Platforms) > 0,
 	})
 }
 

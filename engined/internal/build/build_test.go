@@ -473,8 +473,8 @@ func TestGitSourcesArePinnedToACommit(t *testing.T) {
 		t.Errorf("git as context: %q", got)
 	}
 	for _, row := range []struct{ name, line, want string }{
-		{"no such reference", "ADD " + url + "#nosuch /r/", `no branch, tag or commit "nosuch"`},
-		{"another commit", "ADD --checksum=0000000 " + url + "#v1 /r/", "is at commit " + one},
+		{"no such reference", "ADD " + url + "#nosuch /r/", "repository does not contain ref nosuch"},
+		{"another commit", "ADD --checksum=0000000 " + url + "#v1 /r/", "got " + one},
 		{"a directory that a symlink leads to", "ADD " + url + "#main:out /r/", `no directory "out"`},
 		{"an option as reference", "ADD " + url + "#--upload-pack=x /r/", "no such reference"},
 	} {

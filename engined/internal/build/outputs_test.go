@@ -75,11 +75,11 @@ func TestLayersAreCompressedAsTheOutputSays(t *testing.T) {
 
 func TestMistakesInAttributesAreSaid(t *testing.T) {
 	for _, row := range []struct{ key, value, want string }{
-		{"nmae", "x", `unknown attribute "nmae" (did you mean "name"?)`},
-		{"attestation-prefx", "x", `did you mean "attestation-prefix"?`},
+		{"nmae", "x", `unknown attribute "nmae" (did you mean name?)`},
+		{"attestation-prefx", "x", `did you mean attestation-prefix?`},
 		{"compression-level", "high", "want a number"},
 		{"mode", "move", "want copy or delete"},
-		{"annotation-indx.k", "v", `did you mean "index"?`},
+		{"annotation-indx.k", "v", `did you mean index?`},
 		{"annotation.", "v", "has no key"},
 		{"source-date-epoch", "1", "source-date-epoch: not implemented"},
 		{"something-else-entirely", "1", ""},
@@ -92,7 +92,7 @@ func TestMistakesInAttributesAreSaid(t *testing.T) {
 			t.Errorf("%s=%s: %v, want %q", row.key, row.value, err, row.want)
 		}
 	}
-	if _, err := (&Request{Outputs: []Output{{Type: "imgae"}}}).outputs(); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), `did you mean "image"?`) {
+	if _, err := (&Request{Outputs: []Output{{Type: "imgae"}}}).outputs(); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), `did you mean image?`) {
 		t.Errorf("a kind of output: %v", err)
 	}
 }

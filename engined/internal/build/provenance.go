@@ -167,10 +167,15 @@ func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *Times
 func (b *builder) materials(plan *dockerfile.Plan) []material {
 	out := []material{}
 	for _, v := range plan.Vertices {
-		if v.Image != nil && v.Image.Digest != "" {
+		if v.Image != nil && !v.Image.Unnamed && v.Image.Digest != "" {
 			out = append(out, material{
 				packageURL(v.Image.Name, "", &v.Image.Platform), map[string]string{v.Image.Digest.Algorithm().String(): v.Image.Digest.Encoded()},
 			})
+		}
+	}
+	for _, n := range b.r.Named {
+		if n.Linked != nil {
+			out = append(out, n.Linked.materials(plan.Platform)...)
 		}
 	}
 	b.mu.Lock()

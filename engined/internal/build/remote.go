@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func (s *Service) Remote(ctx context.Context, ref string, secrets Secrets, agent
 		if err != nil {
 			return nil, err
 		}
-		tree, remove, err := s.checkout(ctx, repo, access, sum, false)
+		tree, remove, err := s.checkout(ctx, repo, access, sum)
 		if err != nil {
 			return nil, err
 		}
@@ -183,7 +184,7 @@ func repoHost(u string) string {
 }
 
 // checkout puts a commit into a directory that lives until remove is called.
-func (s *Service) checkout(ctx context.Context, r git.Repo, a git.Access, sum string, keep bool) (_ files.Tree, remove func(), err error) {
+func (s *Service) checkout(ctx context.Context, r git.Repo, a git.Access, sum string) (_ files.Tree, remove func(), err error) {
 	dir, err := os.MkdirTemp(s.tmpDir(), "git-")
 	if err != nil {
 		return nil, nil, err
@@ -191,7 +192,7 @@ func (s *Service) checkout(ctx context.Context, r git.Repo, a git.Access, sum st
 	var undo cleanup.Stack
 	defer undo.Clean()
 	undo.Add(func() { _ = os.RemoveAll(dir) }) // the next start removes it, too
-	at, err := r.Checkout(ctx, a, sum, dir, keep)
+	at, err := r.Checkout(ctx, a, sum, dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -214,7 +215,7 @@ type repos struct {
 func (b *builder) commit(ctx context.Context, repo git.Repo) (string, error) {
 	b.repos.mu.Lock()
 	defer b.repos.mu.Unlock()
-	k := repo.URL + "#" + repo.Ref
+	k := repo.URL + "#" + repo.Ref + "@" + repo.Commit
 	if sum, ok := b.repos.commits[k]; ok {
 		return sum, nil
 	}
@@ -231,19 +232,23 @@ func (b *builder) commit(ctx context.Context, repo git.Repo) (string, error) {
 		b.repos.commits = map[string]string{}
 	}
 	b.repos.commits[k] = sum
-	b.fetchedFrom(repo.String(), "sha1", sum)
+	algorithm := "sha1"
+	if len(sum) == sha256.Size*2 {
+		algorithm = "sha256"
+	}
+	b.fetchedFrom(repo.String(), algorithm, sum)
 	return sum, nil
 }
 
 // repoTree checks a repository out once for the whole build.
-func (b *builder) repoTree(ctx context.Context, repo git.Repo, keep bool) (files.Tree, error) {
+func (b *builder) repoTree(ctx context.Context, repo git.Repo) (files.Tree, error) {
 	sum, err := b.commit(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
 	b.repos.mu.Lock()
 	defer b.repos.mu.Unlock()
-	k := fmt.Sprint(repo.URL, "#", sum, ":", repo.Subdir, keep)
+	k := fmt.Sprint(repo.URL, "#", sum, ":", repo.Subdir, repo.KeepDir, repo.NoSubmodules)
 	if t, ok := b.repos.trees[k]; ok {
 		return t, nil
 	}
@@ -252,7 +257,7 @@ func (b *builder) repoTree(ctx context.Context, repo git.Repo, keep bool) (files
 		return nil, err
 	}
 	defer done()
-	t, remove, err := b.s.checkout(ctx, repo, a, sum, keep)
+	t, remove, err := b.s.checkout(ctx, repo, a, sum)
 	if err != nil {
 		return nil, err
 	}

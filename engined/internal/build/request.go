@@ -67,9 +67,10 @@ type Source interface {
 	Files(ctx context.Context, paths, exclude []string) (files.Tree, error)
 }
 
-// Named is what --build-context gives a name: Source, or Ref.
+// Named is what --build-context gives a name: Source, Linked, or Ref.
 type Named struct {
 	Source Source
+	Linked *Linked
 	// Ref is docker-image://REFERENCE, oci-layout://NAME@DIGEST (or NAME:TAG), https://… of a
 	// tar, or a git repository.
 	Ref   string

@@ -130,7 +130,7 @@ func (b *builder) namedContexts() map[string]string {
 	out := map[string]string{}
 	for name, n := range b.r.Named {
 		out[name] = ""
-		if n.Source == nil && (strings.HasPrefix(n.Ref, schemeImage) || strings.HasPrefix(n.Ref, schemeLayout)) {
+		if n.Linked != nil || n.Source == nil && (strings.HasPrefix(n.Ref, schemeImage) || strings.HasPrefix(n.Ref, schemeLayout)) {
 			out[name] = contextImage + name
 		}
 	}

@@ -121,18 +121,18 @@ func (b *builder) copyKey(ctx context.Context, c *dockerfile.Copy) (parts []stri
 		parts = append(parts, c.URLs[0], c.Checksum.String())
 	}
 	for _, u := range c.Repos {
-		repo, err := git.Parse(u)
+		repo, err := repoOf(c, u)
 		if err != nil {
 			return nil, false, err
 		}
 		sum, err := b.commit(ctx, repo)
 		if err != nil {
-			return nil, false, err
-		}
-		if !strings.HasPrefix(sum, c.Commit) {
-			return nil, false, fmt.Errorf("ADD failed: %s is at commit %s instead of %s: %w", repo, sum, c.Commit, errdefs.ErrInvalidArgument)
+			return nil, false, fmt.Errorf("ADD failed: %w", err)
 		}
 		parts = append(parts, repo.URL, sum, repo.Subdir)
+		if repo.KeepDir || repo.NoSubmodules {
+			parts = append(parts, fmt.Sprint(repo.KeepDir, repo.NoSubmodules))
+		}
 	}
 	switch {
 	case c.From != nil:
@@ -155,7 +155,7 @@ func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, di
 	}
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: file not found in build context or excluded by .dockerignore: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near))
+		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err
@@ -180,7 +180,7 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 		}
 		items, err := files.Select(tree, files.Wish{Sources: []string{m.Source}})
 		if err != nil {
-			return "", fmt.Errorf("bind mount: %w", err)
+			return "", fmt.Errorf("bind mount: %w in build context", err)
 		}
 		d, err := files.Digest(ctx, tree, items)
 		if err != nil {
@@ -300,7 +300,7 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w%s", err, dockerfile.Nearest(nf.Name, nf.Near))
+		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err
@@ -309,13 +309,26 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	return part{tree, items}, d, err
 }
 
+// repoOf is a repository as an ADD wants it: its flags count beside what the URL says.
+func repoOf(c *dockerfile.Copy, u string) (git.Repo, error) {
+	repo, err := git.Parse(u)
+	if err == nil && c.Commit != "" && repo.Commit != "" && repo.Commit != c.Commit {
+		err = fmt.Errorf("checksum conflicts: %q vs %q: %w", c.Commit, repo.Commit, errdefs.ErrInvalidArgument)
+	}
+	if c.Commit != "" {
+		repo.Commit = c.Commit
+	}
+	repo.KeepDir = repo.KeepDir || c.KeepGit
+	return repo, err
+}
+
 // fromRepo selects the files of an ADD of a git repository.
 func (b *builder) fromRepo(ctx context.Context, c *dockerfile.Copy, u string) (part, digest.Digest, error) {
-	repo, err := git.Parse(u)
+	repo, err := repoOf(c, u)
 	if err != nil {
 		return part{}, "", err
 	}
-	tree, err := b.repoTree(ctx, repo, c.KeepGit)
+	tree, err := b.repoTree(ctx, repo)
 	if err != nil {
 		return part{}, "", fmt.Errorf("ADD failed: %w", err)
 	}

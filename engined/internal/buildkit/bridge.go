@@ -77,11 +77,11 @@ func (b bridge) Solve(ctx context.Context, req *gatewaypb.SolveRequest) (*gatewa
 	if req.Frontend == "" { // an empty definition: nothing
 		return &gatewaypb.SolveResponse{Result: &gatewaypb.Result{Result: &gatewaypb.Result_Ref{Ref: &gatewaypb.Ref{}}}}, nil
 	}
-	inputs, err := localInputs(req.FrontendInputs)
-	if err != nil {
+	if err := j.attach(ctx); err != nil {
 		return nil, err
 	}
-	if err := j.attach(ctx); err != nil {
+	inputs, err := j.inputs(ctx, req.FrontendInputs)
+	if err != nil {
 		return nil, err
 	}
 	r, err := j.frontend(ctx, req.Frontend, req.FrontendOpt, inputs)
@@ -92,7 +92,7 @@ func (b bridge) Solve(ctx context.Context, req *gatewaypb.SolveRequest) (*gatewa
 		return &gatewaypb.SolveResponse{Result: &gatewaypb.Result{Result: &gatewaypb.Result_Ref{Ref: &gatewaypb.Ref{}}, Metadata: r.metadata}}, nil
 	}
 	if req.Evaluate {
-		if err := j.evaluate(ctx, r); err != nil {
+		if _, err := j.solved(ctx, r); err != nil {
 			return nil, j.explain(ctx, err)
 		}
 	}
@@ -109,7 +109,7 @@ func (b bridge) Evaluate(ctx context.Context, req *gatewaypb.EvaluateRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := j.evaluate(ctx, r); err != nil {
+	if _, err := j.solved(ctx, r); err != nil {
 		return nil, j.explain(ctx, err)
 	}
 	return &gatewaypb.EvaluateResponse{}, nil
@@ -162,13 +162,17 @@ func (b bridge) Warn(ctx context.Context, req *gatewaypb.WarnRequest) (*gatewayp
 	return &gatewaypb.WarnResponse{}, nil
 }
 
-// withTree builds a result as files for fn.
+// withTree calls fn with the files of a result.
 func (b bridge) withTree(ctx context.Context, ref string, fn func(files.Tree) error) error {
 	j, r, err := b.result(ctx, ref)
 	if err != nil {
 		return err
 	}
-	return j.explain(ctx, j.look(ctx, r, fn))
+	v, err := j.solved(ctx, r)
+	if err == nil {
+		err = v.Look(ctx, fn)
+	}
+	return j.explain(ctx, err)
 }
 
 // maxRead bounds what ReadFile answers, in bytes.
@@ -229,18 +233,4 @@ func (b bridge) StatFile(ctx context.Context, req *gatewaypb.StatFileRequest) (*
 		}
 		return err
 	})
-}
-
-// localInputs are the frontend's inputs that are directories of the client and nothing else:
-// their names there.
-func localInputs(in map[string]*controlpb.Definition) (map[string]string, error) {
-	out := map[string]string{}
-	for name, def := range in {
-		dir, err := localOf(def)
-		if err != nil {
-			return nil, fmt.Errorf("input %s: %w", name, err)
-		}
-		out[name] = dir
-	}
-	return out, nil
 }

@@ -8,14 +8,12 @@ import (
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/proto"
 
+	"strata/engined/internal/build"
 	"strata/pkg/buildkit/controlpb"
 )
 
-// schemeResult is what the definition of a result consists of: clients want one, to make it
-// the input of another build.
-const schemeResult = "strata-result://"
-
-// resultDefinition is the definition of a result: a source that only this engine has.
+// resultDefinition is the definition of a result: a source that only this engine has. A
+// client gives it back as the input of another build.
 func resultDefinition(id string) (*controlpb.Definition, error) {
 	source, err := proto.Marshal(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: schemeResult + id}})
 	if err != nil {
@@ -27,32 +25,40 @@ func resultDefinition(id string) (*controlpb.Definition, error) {
 	return &controlpb.Definition{Def: [][]byte{source, end}, Metadata: map[string]*controlpb.OpMetadata{name: {}}}, err
 }
 
-// localOf returns the client's directory that a definition consists of: one source
-// local://NAME, and the operation that marks the end. Others are ErrNotImplemented.
-func localOf(def *controlpb.Definition) (string, error) {
-	dir := ""
+// input is what a definition means that a client gives the frontend: a directory of the
+// client, or the result of a build.
+type input struct {
+	dir    string
+	linked *build.Linked // nil for a directory
+}
+
+// Schemes of the sources that are understood.
+const (
+	schemeLocal  = "local://"
+	schemeResult = "strata-result://"
+)
+
+// sourceOf returns the source that a definition consists of, schemeLocal or schemeResult and
+// a name: there is nothing else in it but the operation that marks the end. Others are
+// ErrNotImplemented.
+func sourceOf(def *controlpb.Definition) (scheme, name string, err error) {
 	for _, raw := range def.GetDef() {
 		op := &controlpb.Op{}
 		if err := proto.Unmarshal(raw, op); err != nil {
-			return "", fmt.Errorf("definition: %w: %w", err, errdefs.ErrInvalidArgument)
+			return "", "", fmt.Errorf("definition: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		if op.Source == nil {
-			if len(op.ProtoReflect().GetUnknown()) == 0 && len(op.Inputs) == 1 {
-				continue // the end
-			}
-			return "", unimplemented("a definition of the client's own (LLB)")
+		if op.Source == nil && len(op.ProtoReflect().GetUnknown()) == 0 && len(op.Inputs) == 1 {
+			continue // the end
 		}
-		if strings.HasPrefix(op.Source.Identifier, schemeResult) {
-			return "", unimplemented("the result of another build as a context")
+		id := op.GetSource().GetIdentifier()
+		i := strings.Index(id, "://") + len("://")
+		if scheme != "" || !strings.HasPrefix(id, schemeLocal) && !strings.HasPrefix(id, schemeResult) {
+			return "", "", unimplemented("a definition of the client's own (LLB)")
 		}
-		name, ok := strings.CutPrefix(op.Source.Identifier, "local://")
-		if !ok || dir != "" {
-			return "", unimplemented("a definition of the client's own (LLB)")
-		}
-		dir = name
+		scheme, name = id[:i], id[i:]
 	}
-	if dir == "" {
-		return "", unimplemented("an empty definition")
+	if name == "" {
+		return "", "", unimplemented("an empty definition")
 	}
-	return dir, nil
+	return scheme, name, nil
 }

@@ -41,6 +41,8 @@ type job struct {
 	mu      sync.Mutex
 	results map[string]*result  // by the reference that the bridge gave them
 	cache   *ocispec.Descriptor // that was exported to the client; nil for none
+	held    cleanup.Stack       // what is let go of when the job ends
+	over    bool                // held was let go of
 }
 
 // result is a build that the bridge was asked for. It is made when its files are asked for,
@@ -48,8 +50,9 @@ type job struct {
 type result struct {
 	frontend string
 	attrs    map[string]string
-	inputs   map[string]string // of the frontend: names of local directories
+	inputs   map[string]input  // of the frontend
 	metadata map[string][]byte // of a subrequest, which makes no image
+	making   *making           // nil if nobody has asked; guarded by the job's mu
 }
 
 // solve is Control.Solve.
@@ -115,7 +118,11 @@ func (j *job) run(ctx context.Context) (map[string]string, map[string]string, er
 		ctx = j.untilGone(ctx)
 	}
 	if j.req.Frontend != "" {
-		r, err := j.frontend(ctx, j.req.Frontend, j.req.FrontendAttrs, nil)
+		inputs, err := j.inputs(ctx, j.req.FrontendInputs)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := j.frontend(ctx, j.req.Frontend, j.req.FrontendAttrs, inputs)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -215,7 +222,7 @@ func metadataResponse(md map[string][]byte) map[string]string {
 }
 
 // frontend takes a request for the built-in frontend. Nothing is made yet.
-func (j *job) frontend(ctx context.Context, name string, attrs map[string]string, inputs map[string]string) (*result, error) {
+func (j *job) frontend(ctx context.Context, name string, attrs map[string]string, inputs map[string]input) (*result, error) {
 	switch name {
 	case frontendDockerfile, frontendGateway: // the latter is what a syntax line asks for
 	default:
@@ -245,6 +252,28 @@ func (j *job) keep(r *result) string {
 	return id
 }
 
+// hold runs letGo when the job ends; at once if it has ended.
+func (j *job) hold(letGo func()) {
+	j.mu.Lock()
+	over := j.over
+	if !over {
+		j.held.Add(letGo)
+	}
+	j.mu.Unlock()
+	if over {
+		letGo()
+	}
+}
+
+// letGo ends what hold was told of.
+func (j *job) letGo() {
+	j.mu.Lock()
+	held := j.held
+	j.held, j.over = cleanup.Stack{}, true
+	j.mu.Unlock()
+	held.Clean()
+}
+
 func (j *job) find(id string) (*result, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -263,31 +292,82 @@ func (j *job) export(ctx context.Context, r *result) (map[string]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	res, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = outputs })
+	v, err := j.solved(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := v.Export(ctx, outputs)
 	if err != nil {
 		return nil, err
 	}
 	return j.tellCache(res.Response)
 }
 
-// evaluate builds a result without any output.
-func (j *job) evaluate(ctx context.Context, r *result) error {
-	_, err := j.build(ctx, r, func(req *build.Request) { req.Outputs = []build.Output{{Type: build.OutputCacheOnly}} })
-	return err
+// making is a result that somebody makes, while others may wait for it.
+type making struct {
+	done   chan struct{}
+	solved *build.Solved
+	err    error
 }
 
-// build makes a request of a result, which adjust changes, and runs it.
-func (j *job) build(ctx context.Context, r *result, adjust func(*build.Request)) (build.Result, error) {
+// solved makes a result, once for all who ask; it stays until the job ends. One that was
+// given up with the call that asked for it is made again.
+func (j *job) solved(ctx context.Context, r *result) (*build.Solved, error) {
+	for {
+		j.mu.Lock()
+		m := r.making
+		mine := m == nil
+		if mine {
+			m = &making{done: make(chan struct{})}
+			r.making = m
+		}
+		j.mu.Unlock()
+		if mine {
+			m.solved, m.err = j.solve(ctx, r)
+			j.mu.Lock()
+			if m.err != nil && ctx.Err() != nil {
+				r.making = nil
+			}
+			j.mu.Unlock()
+			close(m.done)
+			return m.solved, m.err
+		}
+		select {
+		case <-m.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		j.mu.Lock()
+		again := r.making != m
+		j.mu.Unlock()
+		if !again {
+			return m.solved, m.err
+		}
+	}
+}
+
+// solve is solved's work.
+func (j *job) solve(ctx context.Context, r *result) (*build.Solved, error) {
 	var undo cleanup.Stack
 	defer undo.Clean()
 	req, err := j.request(ctx, r, &undo)
 	if err != nil {
-		return build.Result{}, err
+		return nil, err
 	}
-	adjust(&req)
+	if req.Outputs, err = j.outputs(); err != nil { // what cannot be made is refused before anything is
+		return nil, err
+	}
 	if j.shell != nil {
 		req.Failed = j.shell.failed
 	}
 	j.story.begin(req.Dockerfile)
-	return j.s.builds.Build(ctx, req, j.story)
+	v, err := j.s.builds.Solve(ctx, req, j.story)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add(v.Close)
+	kept := undo
+	undo.Release()
+	j.hold(kept.Clean)
+	return v, nil
 }

@@ -65,6 +65,9 @@ func text(v *dockerfile.Vertex) string {
 	if v.Image == nil {
 		return v.Name
 	}
+	if v.Image.Unnamed {
+		return "FROM " + v.Image.Name
+	}
 	name := "FROM " + fullName(v.Image.Name)
 	if d := v.Image.ID; d != "" && !strings.Contains(name, "@") {
 		name += "@" + d.String()

@@ -101,7 +101,7 @@ func TestAPolicyThatIsNotAppliedIsRefused(t *testing.T) {
 	}
 }
 
-func TestOnlyDirectoriesOfTheClientAreInputs(t *testing.T) {
+func TestOnlyDirectoriesAndResultsAreInputs(t *testing.T) {
 	def := func(ops ...*controlpb.Op) *controlpb.Definition {
 		d := &controlpb.Definition{}
 		for _, op := range ops {
@@ -115,21 +115,24 @@ func TestOnlyDirectoriesOfTheClientAreInputs(t *testing.T) {
 	}
 	local := &controlpb.Op{Source: &controlpb.SourceOp{Identifier: "local://dir"}}
 	end := &controlpb.Op{Inputs: []*controlpb.Input{{Digest: "sha256:x"}}}
-	if dir, err := localOf(def(local, end)); err != nil || dir != "dir" {
-		t.Errorf("%q, %v", dir, err)
+	if scheme, dir, err := sourceOf(def(local, end)); err != nil || scheme != schemeLocal || dir != "dir" {
+		t.Errorf("%q, %q, %v", scheme, dir, err)
 	}
 	result, err := resultDefinition("id")
 	if err != nil {
 		t.Fatal(err)
 	}
+	if scheme, id, err := sourceOf(result); err != nil || scheme != schemeResult || id != "id" {
+		t.Errorf("%q, %q, %v", scheme, id, err)
+	}
 	for name, d := range map[string]*controlpb.Definition{
-		"nothing": def(), "an image": def(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: "docker-image://x"}}, end), "two sources": def(local, local, end), "a result": result,
+		"nothing": def(), "an image": def(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: "docker-image://x"}}, end), "two sources": def(local, local, end), "a command": def(&controlpb.Op{Inputs: []*controlpb.Input{{Digest: "sha256:x"}, {Digest: "sha256:y"}}}, end),
 	} {
-		if _, err := localOf(d); !errdefs.IsNotImplemented(err) {
+		if _, _, err := sourceOf(d); !errdefs.IsNotImplemented(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := localOf(&controlpb.Definition{Def: [][]byte{{0xff, 1, 2}}}); !errdefs.IsInvalidArgument(err) {
+	if _, _, err := sourceOf(&controlpb.Definition{Def: [][]byte{{0xff, 1, 2}}}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("noise: %v", err)
 	}
 }
@@ -215,7 +218,7 @@ func FuzzDefinition(f *testing.F) {
 	}
 	f.Add(d.Def[0], d.Def[1])
 	f.Fuzz(func(_ *testing.T, a, b []byte) {
-		_, _ = localOf(&controlpb.Definition{Def: [][]byte{a, b}})
+		_, _, _ = sourceOf(&controlpb.Definition{Def: [][]byte{a, b}})
 	})
 }
 

@@ -166,6 +166,7 @@ func (s *Service) end(j *job) {
 	s.mu.Lock()
 	j.ended = true
 	s.mu.Unlock()
+	j.letGo()
 	time.AfterFunc(patience, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

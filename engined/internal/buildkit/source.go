@@ -222,11 +222,15 @@ func (in *inputs) named(req *build.Request) error {
 		case scheme == "local":
 			req.Named[name] = build.Named{Source: &local{in: in, dir: rest, step: namedContextName(name)}}
 		case scheme == "input":
-			dir := in.r.inputs[rest]
-			if dir == "" {
-				return fmt.Errorf("context %s: the result of another build: %w", name, errdefs.ErrNotImplemented)
+			input, ok := in.r.inputs[rest]
+			switch {
+			case !ok:
+				return fmt.Errorf("context %s: there is no input %s: %w", name, rest, errdefs.ErrInvalidArgument)
+			case input.linked != nil:
+				req.Named[name] = build.Named{Linked: input.linked}
+			default:
+				req.Named[name] = build.Named{Source: &local{in: in, dir: input.dir, step: namedContextName(name)}}
 			}
-			req.Named[name] = build.Named{Source: &local{in: in, dir: dir, step: namedContextName(name)}}
 		case scheme == "oci-layout":
 			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + storeOf(strings.TrimPrefix(rest, "//")))}
 		default:

@@ -369,7 +369,7 @@ func (s *story) Pulling(image, id, status string, current, total int64) {
 func (s *story) endMetadata(plans []*dockerfile.Plan) {
 	for _, p := range plans {
 		for _, v := range p.Vertices {
-			if v.Image == nil {
+			if v.Image == nil || v.Image.Unnamed {
 				continue
 			}
 			m := s.internal(metadataName(v.Image.Name))
@@ -432,6 +432,9 @@ func errorText(err error) string {
 		return processText(ce)
 	}
 	s := err.Error()
+	if mistake, ok := errors.AsType[*dockerfile.Error](err); ok {
+		s = mistake.Err.Error() // the client shows the lines
+	}
 	for _, class := range []error{errdefs.ErrInvalidArgument, errdefs.ErrUnknown} {
 		if errors.Is(err, class) {
 			s = strings.TrimSuffix(s, ": "+class.Error())

@@ -347,7 +347,7 @@ func (s *Service) Write(ctx context.Context, n NewImage) (target, config ocispec
 	if n.Parent != "" {
 		labels[labelParent] = n.Parent.String()
 	}
-	config, err = s.sup.WriteContent(ctx, "config-"+digest.FromBytes(raw).String(), strings.NewReader(string(raw)), digest.FromBytes(raw), labels)
+	config, err = s.sup.WriteContent(ctx, "config-"+identifiers.Short(identifiers.New()), strings.NewReader(string(raw)), digest.FromBytes(raw), labels)
 	if err != nil {
 		return target, config, err
 	}
@@ -373,7 +373,7 @@ func (s *Service) Write(ctx context.Context, n NewImage) (target, config ocispec
 // WriteDocument writes a manifest or an index that holds its children.
 func (s *Service) WriteDocument(ctx context.Context, mediaType string, doc []byte, children []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	d := digest.FromBytes(doc)
-	target, err := s.sup.WriteContent(ctx, "manifest-"+d.String(), strings.NewReader(string(doc)), d, manifest.GCLabels(children))
+	target, err := s.sup.WriteContent(ctx, "manifest-"+identifiers.Short(identifiers.New()), strings.NewReader(string(doc)), d, manifest.GCLabels(children))
 	target.MediaType = mediaType
 	return target, err
 }

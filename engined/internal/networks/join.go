@@ -198,8 +198,8 @@ func (m *Manager) checkEndpoint(sb *sandbox, n *network, r EndpointRequest) erro
 		return fmt.Errorf("cannot attach container to config-only network %q: %w", n.Name, errdefs.ErrPermissionDenied)
 	case static && n.Predefined():
 		return fmt.Errorf("user specified IP address is supported on user defined networks only: %w", errdefs.ErrInvalidArgument)
-	case len(r.Aliases) > 0 && n.Predefined() && n.Driver != DriverBridge:
-		return fmt.Errorf("network-scoped aliases are only supported for user-defined networks: %w", errdefs.ErrInvalidArgument)
+	case len(r.Aliases) > 0 && n.Predefined():
+		return fmt.Errorf("network-scoped alias is supported only for containers in user defined networks: %w", errdefs.ErrInvalidArgument)
 	case r.IPv6.IsValid() && !n.EnableIPv6:
 		return fmt.Errorf("invalid address %s: network %s has no IPv6: %w", r.IPv6, n.Name, errdefs.ErrInvalidArgument)
 	case r.MAC != nil && (len(r.MAC) != 6 || r.MAC[0]&1 != 0):

@@ -449,6 +449,9 @@ func TestDefinitionsAreRefusedInDockerdsWords(t *testing.T) {
 		"user specified IP address is supported on user defined networks only": func(r *Request) {
 			r.Endpoints = []EndpointRequest{{Network: "bridge", IPv4: netip.MustParseAddr("172.17.0.9")}}
 		},
+		"network-scoped alias is supported only for containers in user defined networks": func(r *Request) {
+			r.Endpoints = []EndpointRequest{{Network: "bridge", Aliases: []string{"x"}}}
+		},
 		"It does not belong to any of this network's subnets": func(r *Request) {
 			r.Endpoints = []EndpointRequest{{Network: "taken", IPv4: netip.MustParseAddr("10.0.0.9")}}
 		},

@@ -76,7 +76,7 @@ func (c *compiler) notePairs(st *state, cmd instructions.Command, pairs instruct
 	words := []string{strings.ToUpper(cmd.Name())}
 	for _, kv := range pairs {
 		if kv.NoDelim {
-			c.lint.Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
+			c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
 		}
 		words = append(words, kv.String())
 	}
@@ -98,7 +98,7 @@ func (c *compiler) command(st *state, cmd instructions.Command) error {
 	argv := line.CmdLine
 	if line.PrependShell {
 		if len(st.config.Shell) == 0 {
-			c.lint.Run(&linter.RuleJSONArgsRecommended, cmd.Location(), linter.RuleJSONArgsRecommended.Format(name))
+			c.linterOf(cmd).Run(&linter.RuleJSONArgsRecommended, cmd.Location(), linter.RuleJSONArgsRecommended.Format(name))
 		}
 		argv = st.withShell(argv)
 	}

@@ -75,6 +75,13 @@ func TestMistakesNameTheirLine(t *testing.T) {
 		{"unknown instruction", "FROM a\nRUNN x\n", "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)"},
 		{"nothing", "  \n", "cannot be empty"},
 		{"no stage", "RUN x\n", "no build stage in current context"},
+		{"nothing but arguments", "ARG X\n", "dockerfile contains no stages to build"},
+		{"stage that comes later", "FROM a AS x\nCOPY --from=y /a /a\nFROM a AS y\nFROM x\n", `cannot copy from stage "y", it needs to be defined before current stage "x"`},
+		{"mount of a stage that comes later", "FROM a AS x\nRUN --mount=from=y,target=/y x\nFROM a AS y\nFROM x\n", `cannot mount from stage "y"`},
+		{"variable in --from", "FROM a\nCOPY --from=$X /a /a\n", "variable expansion is not supported for --from"},
+		{"variable that no FROM has", "ARG MY_ARCH=amd64\nFROM --platform=linux/${MYARCH} a\n", `failed to parse platform linux/${MYARCH}: "" is an invalid component`},
+		{"its near name", "ARG MY_ARCH=amd64\nFROM --platform=linux/${MYARCH} a\n", "(did you mean MY_ARCH?)"},
+		{"empty platform", "FROM --platform=$BULIDPLATFORM a\n", "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)"},
 		{"cycle", "FROM a AS x\nCOPY --from=y /a /a\nFROM a AS y\nCOPY --from=x /a /a\n", "circular dependency detected on stage: y"},
 		{"itself", "FROM a AS x\nCOPY --from=x /a /a\n", "circular dependency detected on stage: x"},
 		{"number of a later stage", "FROM a\nCOPY --from=1 /a /a\nFROM a\n", ""},
@@ -111,7 +118,7 @@ func TestMistakesNameTheirLine(t *testing.T) {
 
 func TestMissingTargetSuggestsANearName(t *testing.T) {
 	_, err := compile(t, "FROM a AS builder\n", func(o *Options) { o.Target = "bilder" })
-	if err == nil || !strings.Contains(err.Error(), `(did you mean "builder"?)`) {
+	if err == nil || !strings.Contains(err.Error(), `(did you mean builder?)`) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -137,12 +144,52 @@ RUN echo $TARGETARCH
 			t.Errorf("base %q", v.Image.Name)
 		}
 	}
-	want := []string{"TAG=1", "SET=default", "FROMCLI=cli", "PATH=/bin", "OUT=1-default-cli-fallback", "HTTP_PROXY=http://p"}
-	if !slices.Equal(runs[0].Env, want) || !slices.Equal(runs[0].Hides, []string{"HTTP_PROXY"}) {
+	want := []string{"TAG=1", "SET=default", "FROMCLI=cli", "PATH=/bin", "OUT=1-default-cli-fallback", "HTTP_PROXY=http://p", "http_proxy=http://p"}
+	if !slices.Equal(runs[0].Env, want) || !slices.Equal(runs[0].Hides, []string{"HTTP_PROXY", "http_proxy"}) {
 		t.Errorf("environment %q, want %q", runs[0].Env, want)
 	}
-	if slices.Contains(runs[1].Env, "SET=default") || !slices.Contains(runs[1].Env, "TARGETARCH=amd64") {
-		t.Errorf("second stage: environment %q", runs[1].Env)
+	if !slices.Contains(runs[1].Env, "SET=default") || !slices.Contains(runs[1].Env, "TARGETARCH=amd64") {
+		t.Errorf("a stage upon that one: environment %q", runs[1].Env)
+	}
+	if line := p.History[len(p.History)-1].CreatedBy; line != "RUN |4 TAG=1 SET=default FROMCLI=cli TARGETARCH=amd64 /bin/sh -c echo $TARGETARCH # buildkit" {
+		t.Errorf("history %q", line)
+	}
+	other := mustCompile(t, "FROM a\nARG SET=x\nFROM a\nRUN true\n", func(o *Options) { o.AllStages = true })
+	for _, v := range other.Vertices {
+		if v.Run != nil && slices.Contains(v.Run.Env, "SET=x") {
+			t.Error("an argument reached a stage that is not built upon its own")
+		}
+	}
+}
+
+func TestTheTargetIsCalledByItsName(t *testing.T) {
+	for _, row := range []struct{ text, target, want string }{
+		{"FROM a\nARG TARGETSTAGE\nRUN true\n", "", "TARGETSTAGE=default"},
+		{"FROM a AS last\nARG TARGETSTAGE\nRUN true\n", "", "TARGETSTAGE=last"},
+		{"FROM a AS one\nARG TARGETSTAGE\nRUN true\nFROM one AS last\n", "one", "TARGETSTAGE=one"},
+	} {
+		p := mustCompile(t, row.text, func(o *Options) { o.Target = row.target })
+		if !slices.ContainsFunc(p.Vertices, func(v *Vertex) bool { return v.Run != nil && slices.Contains(v.Run.Env, row.want) }) {
+			t.Errorf("%q: no %s", row.text, row.want)
+		}
+	}
+}
+
+func TestHeredocsOfCopyAreExpandedAndKeepTheirQuotes(t *testing.T) {
+	p := mustCompile(t, "FROM a\nARG name=world\nCOPY <<A <<'B' /d/\n'$name' \"${name}\" \\\n\\\\ \\$name\nA\n'$name' \\\nB\n")
+	files := p.Target.Copy.Files
+	if want := "'world' \"world\" \n\\ $name\n"; files[0].Data != want {
+		t.Errorf("expanded: %q, want %q", files[0].Data, want)
+	}
+	if want := "'$name' \\\n"; files[1].Data != want {
+		t.Errorf("quoted: %q, want %q", files[1].Data, want)
+	}
+}
+
+func TestWarningsComeWithAnError(t *testing.T) {
+	p, err := compile(t, "FROM a AS Upper\nMAINTAINER me\nBADCMD\n")
+	if err == nil || p == nil || len(p.Warnings) != 2 {
+		t.Errorf("plan %+v, %v", p, err)
 	}
 }
 
@@ -325,6 +372,17 @@ func TestLinterSaysWhatBuildKitsDoes(t *testing.T) {
 		{"FROM a\nCMD [\"a\"]\nCMD [\"b\"]\n", "MultipleInstructionsDisallowed"},
 		{"# check=skip=JSONArgsRecommended\nFROM a\nCMD echo hi\n", ""},
 		{"# check=skip=all\nFROM a AS Build\nCMD echo hi\n", ""},
+		{"FROM a\n# check=skip=JSONArgsRecommended\nCMD echo hi\n", ""},
+		{"FROM a\n# check=skip=JSONArgsRecommended\nENV a b\nCMD echo hi\n", "JSONArgsRecommended,LegacyKeyValueFormat"},
+		{"FROM a\n# check=skip=all\nENV a b\n# check=skip=SecretsUsedInArgOrEnv\nARG password\n", ""},
+		{"ARG X\n\n# check=skip=RedundantTargetPlatform\nFROM --platform=$TARGETPLATFORM a\n", ""},
+		{"ARG DEBUG\nFROM a${DEBUG}\n", ""},
+		{"FROM a${DEBUG}\n", "UndefinedArgInFrom"},
+		{"FROM a AS x\nARG f=y\nFROM x\nCOPY $f /\n", ""},
+		{"FROM a\nCOPY $f /\nARG f=y\n", "UndefinedVar"},
+		{"FROM a AS x\nWORKDIR /app\nFROM x\nWORKDIR sub\n", ""},
+		{"FROM a\nARG AUTH_VERSION\nENV password_file=x\n", ""},
+		{"FROM a\nCOPY . /\n", ""},
 	} {
 		o := Options{Ignore: []string{"secret.txt"}}
 		if strings.Contains(row.text, "$V") {
@@ -335,7 +393,11 @@ func TestLinterSaysWhatBuildKitsDoes(t *testing.T) {
 			t.Errorf("%q: rules %q, want %q; %v", row.text, got, row.want, err)
 		}
 	}
-	if _, err := rules("# check=error=true\nFROM a\nCMD echo hi\n", Options{}); err == nil || !strings.Contains(err.Error(), "JSONArgsRecommended") {
+	if got, err := rules("FROM a\nCOPY . /\n", Options{Ignore: []string{"*"}}); err != nil || !slices.Equal(got, []string{"CopyIgnoredFile"}) {
+		t.Errorf("everything is ignored: rules %q, %v", got, err)
+	}
+	_, err := rules("# check=error=true\nFROM a\nCMD echo hi\n", Options{})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Lines != [2]int{3, 3} || !strings.Contains(err.Error(), "JSONArgsRecommended") {
 		t.Errorf("check=error=true: %v", err)
 	}
 }
@@ -344,5 +406,12 @@ func TestTargetsAreListed(t *testing.T) {
 	got, err := Targets([]byte("# build makes it\nFROM a AS build\nFROM b\n"))
 	if err != nil || len(got) != 2 || got[0].Name != "build" || got[0].Description != "makes it" || !got[1].Default {
 		t.Errorf("targets %+v, %v", got, err)
+	}
+}
+
+func TestRepositoriesAreToldFromOtherURLs(t *testing.T) {
+	p := mustCompile(t, "FROM a\nADD http://h/a.git?tag=v1 http://h/b.git#v1 git@h:c.git http://h/d.tar?x=y.git http://h/e.git.tar /r/\n")
+	if c := p.Target.Copy; len(c.Repos) != 3 || len(c.URLs) != 2 {
+		t.Errorf("repositories %q, URLs %q", c.Repos, c.URLs)
 	}
 }

@@ -30,6 +30,8 @@ func (e *environment) Keys() []string {
 	return out
 }
 
+func (e *environment) clone() *environment { return &environment{slices.Clone(e.list)} }
+
 // setEnv replaces or adds a variable in a list that others may hold.
 func setEnv(list []string, key, value string) []string {
 	out := slices.Clone(list)
@@ -42,7 +44,7 @@ func setEnv(list []string, key, value string) []string {
 	return append(out, key+"="+value)
 }
 
-// nearest returns ` (did you mean "x"?)` for the name that is closest to wish, if any is
+// nearest returns ` (did you mean x?)` for the name that is closest to wish, if any is
 // close.
 func nearest(wish string, names []string) string {
 	best, least := "", max(2, len(wish)/3)+1
@@ -54,7 +56,7 @@ func nearest(wish string, names []string) string {
 	if best == "" {
 		return ""
 	}
-	return " (did you mean \"" + best + "\"?)"
+	return " (did you mean " + best + "?)"
 }
 
 // Nearest is nearest for others that name a thing which is not there.

@@ -45,7 +45,7 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 	}
 	env := &environment{r.Env}
 	for _, p := range proxies {
-		if v, ok := c.opts.Args[p]; ok {
+		if v, ok := c.proxy(p); ok {
 			if _, declared := env.Get(p); !declared {
 				r.Env = append(r.Env, p+"="+v)
 				r.Hides = append(r.Hides, p)
@@ -62,6 +62,17 @@ func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunComm
 	v := c.step(st, cmd, &Vertex{Run: r})
 	st.note("RUN "+strings.Join(append(st.arguments(), r.Args...), " "), v)
 	return nil
+}
+
+// proxy returns the build argument of a proxy; what is said in one case counts for the
+// other, too.
+func (c *compiler) proxy(name string) (string, bool) {
+	for _, n := range []string{name, strings.ToUpper(name), strings.ToLower(name)} {
+		if v, ok := c.opts.Args[n]; ok {
+			return v, true
+		}
+	}
+	return "", false
 }
 
 // arguments says the declared arguments of a RUN in the history: "|1 KEY=value". An ENV of
@@ -107,7 +118,7 @@ func (c *compiler) mount(ctx context.Context, st *state, m *instructions.Mount) 
 		Size: m.SizeLimit, Required: m.Required, Mode: m.Mode, UID: m.UID, GID: m.GID,
 	}
 	if m.From != "" && m.From != "scratch" {
-		from, name, err := c.source(ctx, st, m.From)
+		from, name, err := c.source(ctx, st, "mount", m.From)
 		if err != nil {
 			return out, err
 		}
@@ -179,7 +190,10 @@ func (c *compiler) copy(ctx context.Context, st *state, cmd *instructions.CopyCo
 		c.checkIgnored(cmd, cp.Sources)
 	}
 	if cmd.From != "" {
-		from, name, err := c.source(ctx, st, cmd.From)
+		if word, _, err := c.lex().ProcessWord(cmd.From, &environment{}); err != nil || word != cmd.From {
+			return errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")
+		}
+		from, name, err := c.source(ctx, st, "copy", cmd.From)
 		if err != nil {
 			return err
 		}
@@ -296,5 +310,6 @@ func isGit(s string) bool {
 		return true
 	}
 	base, _, _ := strings.Cut(s, "#")
+	base, _, _ = strings.Cut(base, "?")
 	return isURL(s) && strings.HasSuffix(base, ".git")
 }

@@ -12,7 +12,8 @@ import (
 
 // Base is what is known of an image to build upon.
 type Base struct {
-	Name     string        // as the Dockerfile says it
+	Name     string        // as the Dockerfile says it, or what a named context says instead
+	Unnamed  bool          // Name is a named context's, and no reference: it is of no registry
 	ID       digest.Digest // of the configuration
 	Digest   digest.Digest // of the manifest or index that the name means; "" if unknown
 	Manifest ocispec.Descriptor

@@ -2,6 +2,8 @@ package dockerfile
 
 import (
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -42,12 +44,27 @@ func (c *compiler) openLint(source []byte) error {
 	return nil
 }
 
+// linterOf is the linter as the comments above an instruction want it: "# check=skip=RULE".
+func (c *compiler) linterOf(cmd interface{ Comments() []string }) *linter.Linter {
+	return c.lint.WithMergedConfigFromComments(cmd.Comments())
+}
+
+// linterOfStage is linterOf for a FROM.
+func (c *compiler) linterOfStage(s *instructions.Stage) *linter.Linter {
+	return c.lint.WithMergedConfigFromComments(s.Comments)
+}
+
 // verdict is an error if the Dockerfile wants warnings to be errors and there are some.
 func (c *compiler) verdict() error {
-	if err := c.lint.Error(); err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	err := c.lint.Error()
+	if err == nil {
+		return nil
 	}
-	return nil
+	at := [2]int{}
+	if w := c.plan.Warnings; len(w) > 0 {
+		at = [2]int{w[0].Line, w[0].EndLine}
+	}
+	return &Error{Lines: at, Err: fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)}
 }
 
 // checkStages looks at what can be seen before anything is expanded.
@@ -120,12 +137,34 @@ func (c *compiler) checkCasing() {
 	}
 }
 
+// checkFrom warns of variables in a FROM that nobody has declared.
+func (c *compiler) checkFrom(s *instructions.Stage, unset map[string]struct{}) {
+	for v := range unset {
+		if !slices.Contains(c.declared, v) {
+			c.linterOfStage(s).Run(&linter.RuleUndefinedArgInFrom, s.Location, linter.RuleUndefinedArgInFrom.Format(v, near(v, c.known())))
+		}
+	}
+}
+
+// known are the variables that a FROM may use.
+func (c *compiler) known() []string { return append(c.global.Keys(), c.declared...) }
+
+// meant suggests a name for one that a FROM uses and nobody has declared.
+func (c *compiler) meant(unset map[string]struct{}) string {
+	for _, v := range slices.Sorted(maps.Keys(unset)) {
+		if hint := nearest(v, c.known()); hint != "" {
+			return hint
+		}
+	}
+	return ""
+}
+
 // checkPlatform looks at --platform of a FROM.
 func (c *compiler) checkPlatform(s *instructions.Stage, found shell.ProcessWordResult) {
 	if len(found.Matched) == 1 && len(found.Unmatched) == 0 {
 		want, _ := c.global.Get("TARGETPLATFORM")
 		if _, ok := found.Matched["TARGETPLATFORM"]; ok && found.Result == want {
-			c.lint.Run(&linter.RuleRedundantTargetPlatform, s.Location, linter.RuleRedundantTargetPlatform.Format(s.Platform))
+			c.linterOfStage(s).Run(&linter.RuleRedundantTargetPlatform, s.Location, linter.RuleRedundantTargetPlatform.Format(s.Platform))
 		}
 		return
 	}
@@ -133,7 +172,7 @@ func (c *compiler) checkPlatform(s *instructions.Stage, found shell.ProcessWordR
 	if len(found.Matched)+len(found.Unmatched) > 0 || err != nil || strings.Contains(s.Name, p.OS) || strings.Contains(s.Name, p.Architecture) {
 		return
 	}
-	c.lint.Run(&linter.RuleFromPlatformFlagConstDisallowed, s.Location, linter.RuleFromPlatformFlagConstDisallowed.Format(found.Result))
+	c.linterOfStage(s).Run(&linter.RuleFromPlatformFlagConstDisallowed, s.Location, linter.RuleFromPlatformFlagConstDisallowed.Format(found.Result))
 }
 
 // checkBase compares an image's platform with the wanted one.
@@ -156,24 +195,34 @@ func (c *compiler) checkIgnored(cmd instructions.Command, sources []string) {
 		name = "Add"
 	}
 	for _, s := range sources {
-		s = strings.TrimPrefix(s, "/")
-		if s == "" || s == "." {
-			continue
+		s = strings.TrimPrefix(path.Clean("/"+s), "/")
+		if s == "" {
+			s = "."
+			if !c.ignoresAll() {
+				continue // the context's root is no file
+			}
 		}
 		if out, err := c.ignored.MatchesOrParentMatches(s); err == nil && out {
-			c.lint.Run(&linter.RuleCopyIgnoredFile, cmd.Location(), linter.RuleCopyIgnoredFile.Format(name, s))
+			c.linterOf(cmd).Run(&linter.RuleCopyIgnoredFile, cmd.Location(), linter.RuleCopyIgnoredFile.Format(name, s))
 		}
 	}
+}
+
+// ignoresAll reports whether a pattern of .dockerignore means everything.
+func (c *compiler) ignoresAll() bool {
+	return slices.ContainsFunc(c.ignored.Patterns(), func(p *patternmatcher.Pattern) bool {
+		return slices.Contains([]string{"*", "**", "**/*"}, p.String())
+	})
 }
 
 // checkPort looks at a word of EXPOSE.
 func (c *compiler) checkPort(p string, cmd instructions.Command) {
 	ports, proto, _ := strings.Cut(p, "/")
 	if proto != strings.ToLower(proto) {
-		c.lint.Run(&linter.RuleExposeProtoCasing, cmd.Location(), linter.RuleExposeProtoCasing.Format(p))
+		c.linterOf(cmd).Run(&linter.RuleExposeProtoCasing, cmd.Location(), linter.RuleExposeProtoCasing.Format(p))
 	}
 	if strings.Contains(ports, ":") && !strings.Contains(ports, "$") {
-		c.lint.Run(&linter.RuleExposeInvalidFormat, cmd.Location(), linter.RuleExposeInvalidFormat.Format(p))
+		c.linterOf(cmd).Run(&linter.RuleExposeInvalidFormat, cmd.Location(), linter.RuleExposeInvalidFormat.Format(p))
 	}
 }
 
@@ -184,7 +233,7 @@ func (c *compiler) checkRepeats(st *state) {
 		switch name := strings.ToUpper(cmd.Name()); name {
 		case "CMD", "ENTRYPOINT", "HEALTHCHECK":
 			if prev, ok := last[name]; ok {
-				c.lint.Run(&linter.RuleMultipleInstructionsDisallowed, prev.Location(), linter.RuleMultipleInstructionsDisallowed.Format(name))
+				c.linterOf(cmd).Run(&linter.RuleMultipleInstructionsDisallowed, prev.Location(), linter.RuleMultipleInstructionsDisallowed.Format(name))
 			}
 			last[name] = cmd
 		}
@@ -193,33 +242,32 @@ func (c *compiler) checkRepeats(st *state) {
 
 func (c *compiler) reportUnset(st *state, cmd instructions.Command, unset map[string]struct{}) {
 	for v := range unset {
-		declared := slices.ContainsFunc(st.stage.Commands, func(o instructions.Command) bool {
-			a, ok := o.(*instructions.ArgCommand)
-			return ok && slices.ContainsFunc(a.Args, func(kv instructions.KeyValuePairOptional) bool { return kv.Key == v })
-		})
-		if !declared {
-			c.lint.Run(&linter.RuleUndefinedVar, cmd.Location(), linter.RuleUndefinedVar.Format(v, near(v, st.env.Keys())))
+		if !slices.Contains(st.declared, v) && !noEnv[v] {
+			c.linterOf(cmd).Run(&linter.RuleUndefinedVar, cmd.Location(), linter.RuleUndefinedVar.Format(v, near(v, st.env.Keys())))
 		}
 	}
 }
 
 func near(v string, keys []string) string {
 	s := nearest(v, keys)
-	s = strings.TrimPrefix(s, " (did you mean \"")
-	return strings.TrimSuffix(s, "\"?)")
+	s = strings.TrimPrefix(s, " (did you mean ")
+	return strings.TrimSuffix(s, "?)")
 }
 
 // secretWords are parts of names whose values do not belong into an image.
 var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"}
 
+// harmlessWords are parts of names that say that the value is none of those.
+var harmlessWords = []string{"public", "file", "version"}
+
 func (c *compiler) checkSecret(instruction, key string, cmd instructions.Command) {
-	parts := strings.FieldsFunc(strings.ToLower(key), func(r rune) bool { return r == '_' || r == '-' })
-	if slices.Contains(parts, "public") {
+	parts := strings.Split(strings.ToLower(key), "_")
+	if slices.ContainsFunc(parts, func(p string) bool { return slices.Contains(harmlessWords, p) }) {
 		return
 	}
 	for _, p := range parts {
 		if slices.Contains(secretWords, p) {
-			c.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, cmd.Location(), linter.RuleSecretsUsedInArgOrEnv.Format(instruction, key))
+			c.linterOf(cmd).Run(&linter.RuleSecretsUsedInArgOrEnv, cmd.Location(), linter.RuleSecretsUsedInArgOrEnv.Format(instruction, key))
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	v1 "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -94,6 +95,7 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 	}
 	step := Step{Text: st.stage.SourceCode, Stage: c.stageName(st.index)}
 	st.platform = platform
+	var inherited *state
 	switch {
 	case j >= 0:
 		base, err := c.stage(ctx, j)
@@ -102,6 +104,7 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 		}
 		st.vertex, st.platform, st.parent, st.author = base.vertex, base.platform, base.parent, base.author
 		st.config, st.history = clone(base.config), slices.Clone(base.history)
+		inherited = base
 	case ref == "scratch":
 		st.vertex = c.add(&Vertex{Name: st.stage.SourceCode, Stage: c.stageName(st.index), Lines: lines(st.stage.Location)})
 		st.config.Env, st.config.WorkingDir = setEnv(nil, "PATH", defaultPath), "/"
@@ -130,6 +133,9 @@ func (c *compiler) begin(ctx context.Context, st *state) error {
 	}
 	c.steps[st.index] = append(c.steps[st.index], step)
 	st.env, st.args = &environment{slices.Clone(st.config.Env)}, &environment{}
+	if inherited != nil { // with the ARGs that it has declared
+		st.env, st.args, st.declared, st.workdir = inherited.env.clone(), inherited.args.clone(), slices.Clone(inherited.declared), inherited.workdir
+	}
 	return nil
 }
 
@@ -191,9 +197,12 @@ func (c *compiler) instruction(ctx context.Context, st *state, cmd instructions.
 	}
 	if ex, ok := cmd.(instructions.SupportsSingleWordExpansionRaw); ok {
 		err := ex.ExpandRaw(func(word string) (string, error) {
-			lex := c.lex()
-			lex.RawQuotes, lex.RawEscapes = true, true
-			out, _, err := lex.ProcessWord(word, st.env)
+			lex := shell.NewLex('\\') // whatever the Dockerfile's escape character is
+			lex.SkipProcessQuotes = true
+			out, unset, err := lex.ProcessWord(word, st.env)
+			if err == nil {
+				c.reportUnset(st, cmd, unset)
+			}
 			return out, err
 		})
 		if err != nil {
@@ -235,7 +244,7 @@ func (c *compiler) step(st *state, cmd instructions.Command, v *Vertex) *Vertex 
 
 func (c *compiler) directory(st *state, cmd *instructions.WorkdirCommand) error {
 	if !st.workdir && !path.IsAbs(cmd.Path) {
-		c.lint.Run(&linter.RuleWorkdirRelativePath, cmd.Location(), linter.RuleWorkdirRelativePath.Format(cmd.Path))
+		c.linterOf(cmd).Run(&linter.RuleWorkdirRelativePath, cmd.Location(), linter.RuleWorkdirRelativePath.Format(cmd.Path))
 	}
 	st.workdir = true
 	if cmd.Path == "" {
@@ -268,8 +277,9 @@ func destination(dir, p string) string {
 	return out
 }
 
-// source returns what --from means: a vertex, or the name of a context.
-func (c *compiler) source(ctx context.Context, st *state, name string) (v *Vertex, contextName string, err error) {
+// source returns what --from means to an instruction that wants to copy or mount (verb) of
+// it: a vertex, or the name of a context.
+func (c *compiler) source(ctx context.Context, st *state, verb, name string) (v *Vertex, contextName string, err error) {
 	key, image, isContext := c.contextOf(name)
 	if isContext && image == "" {
 		return nil, key, nil
@@ -284,6 +294,9 @@ func (c *compiler) source(ctx context.Context, st *state, name string) (v *Verte
 		}
 		if ok {
 			v, err := c.stageSource(ctx, st, j)
+			if err == nil && j > st.index {
+				err = fmt.Errorf("cannot %s from stage %q, it needs to be defined before current stage %q", verb, name, c.stageName(st.index))
+			}
 			return v, "", err
 		}
 		if strings.ToLower(name) == "scratch" {

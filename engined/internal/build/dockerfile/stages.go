@@ -33,6 +33,7 @@ type Options struct {
 	Labels    map[string]string // of --label
 	Target    string            // stage; "" for the last
 	Platform  ocispec.Platform  // of the result
+	Asked     bool              // somebody asked for Platform: the result says it, whatever its base is made for
 	Host      ocispec.Platform  // where commands run
 	Ignore    []string          // patterns of .dockerignore, for the linter
 	AllStages bool              // compile those that the target does not need, too
@@ -104,6 +105,7 @@ type compiler struct {
 	escape   rune
 	stages   []instructions.Stage
 	global   *environment // ARG before FROM
+	declared []string     // their names, with or without a value
 	states   map[int]*state
 	bases    map[baseKey]*Base
 	foreign  map[string]*Vertex // images of COPY --from
@@ -130,14 +132,14 @@ func Compile(ctx context.Context, source []byte, opts Options) (*Plan, error) {
 		return nil, err
 	}
 	if err := c.parse(source); err != nil {
-		return nil, err
+		return c.plan, err
 	}
 	target, err := c.target()
 	if err != nil {
-		return nil, err
+		return c.plan, err
 	}
 	if err := c.prefetch(ctx, target); err != nil {
-		return nil, err
+		return c.plan, err
 	}
 	st, err := c.stage(ctx, target)
 	if err != nil {
@@ -176,7 +178,7 @@ func (c *compiler) parse(source []byte) error {
 		return mistake(nil, err)
 	}
 	if len(c.stages) == 0 {
-		return mistake(nil, errors.New("no build stage in current context: the Dockerfile has no FROM"))
+		return mistake(nil, errors.New("dockerfile contains no stages to build"))
 	}
 	if err := c.globals(meta); err != nil {
 		return err
@@ -190,6 +192,7 @@ func (c *compiler) globals(meta []instructions.ArgCommand) error {
 	c.global = c.platformArgs(c.opts.Args)
 	for i := range meta {
 		for _, a := range meta[i].Args {
+			c.declared = append(c.declared, a.Key)
 			value := a.Value
 			if v, ok := c.opts.Args[a.Key]; ok {
 				value = &v
@@ -212,6 +215,9 @@ func (c *compiler) globals(meta []instructions.ArgCommand) error {
 func (c *compiler) platformArgs(given map[string]string) *environment {
 	b, t := c.opts.Host, c.opts.Platform
 	target := c.opts.Target
+	if target == "" && len(c.stages) > 0 {
+		target = c.stages[len(c.stages)-1].Name
+	}
 	if target == "" {
 		target = "default"
 	}
@@ -287,7 +293,8 @@ func (c *compiler) names() []string {
 	return out
 }
 
-// from finds the stage that COPY --from or a mount means: by name, also a later one, or by number.
+// from finds the stage that COPY --from or a mount means, by name or by number. A stage
+// after self is found, too: whoever needs it refuses it.
 func (c *compiler) from(self int, name string) (int, bool, error) {
 	if i, ok := c.named(name, len(c.stages)); ok {
 		return i, true, nil
@@ -314,9 +321,7 @@ func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform
 	if err != nil {
 		return 0, "", platform, mistake(s.Location, err)
 	}
-	for v := range unset {
-		c.lint.Run(&linter.RuleUndefinedArgInFrom, s.Location, linter.RuleUndefinedArgInFrom.Format(v, ""))
-	}
+	c.checkFrom(&s, unset)
 	if name == "" {
 		return 0, "", platform, mistake(s.Location, fmt.Errorf("base name (%s) should not be blank", s.BaseName))
 	}
@@ -324,16 +329,20 @@ func (c *compiler) base(i int) (stage int, ref string, platform ocispec.Platform
 		found, err := c.lex().ProcessWordWithMatches(s.Platform, c.global)
 		p := found.Result
 		if err == nil {
-			c.checkPlatform(&c.stages[i], found)
+			c.checkFrom(&s, found.Unmatched)
+			c.checkPlatform(&s, found)
 		}
-		if err == nil && p == "" {
-			err = fmt.Errorf("empty platform value from expression %s", s.Platform)
-		}
-		if err == nil {
-			platform, err = platforms.Parse(p)
+		switch {
+		case err != nil:
+		case p == "":
+			err = fmt.Errorf("empty platform value from expression %s%s", s.Platform, c.meant(found.Unmatched))
+		default:
+			if platform, err = platforms.Parse(p); err != nil {
+				err = fmt.Errorf("failed to parse platform %s: %w%s", s.Platform, err, c.meant(found.Unmatched))
+			}
 		}
 		if err != nil {
-			return 0, "", platform, mistake(s.Location, fmt.Errorf("platform of FROM %s: %w", name, err))
+			return 0, "", platform, mistake(s.Location, err)
 		}
 	}
 	if ctxName, image, ok := c.contextOf(name); ok {
@@ -481,6 +490,9 @@ func (c *compiler) finish(st *state) *Plan {
 	p := c.plan
 	p.Target, p.Platform, p.Config, p.History, p.Parent, p.Author = st.vertex, st.platform, st.config, st.history, st.parent, st.author
 	p.Config.Labels = mergeLabels(p.Config.Labels, c.opts.Labels)
+	if c.opts.Asked {
+		p.Platform = asked(c.opts.Platform, st.platform)
+	}
 	for v := st.vertex; v != nil; v = v.Parent {
 		v.Exported = true
 	}
@@ -491,6 +503,23 @@ func (c *compiler) finish(st *state) *Plan {
 	slices.SortStableFunc(p.Warnings, func(a, b Warning) int { return a.Line - b.Line })
 	p.Warnings = slices.Compact(p.Warnings)
 	return p
+}
+
+// asked is the platform that somebody asked for, with what only the base knows of it.
+func asked(want, have ocispec.Platform) ocispec.Platform {
+	if want.OS != have.OS || want.Architecture != have.Architecture {
+		return want
+	}
+	if want.Variant == "" {
+		want.Variant = have.Variant
+	}
+	if want.OSVersion == "" {
+		want.OSVersion = have.OSVersion
+	}
+	if want.OSFeatures == nil {
+		want.OSFeatures = have.OSFeatures
+	}
+	return want
 }
 
 func mergeLabels(have, more map[string]string) map[string]string {

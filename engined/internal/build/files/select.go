@@ -12,6 +12,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -41,7 +42,7 @@ type NotFoundError struct {
 	Near []string // names beside it
 }
 
-func (e *NotFoundError) Error() string { return "stat " + e.Name + ": file does not exist" }
+func (e *NotFoundError) Error() string { return strconv.Quote("/"+e.Name) + ": not found" }
 
 // Unwrap gives the error its class.
 func (e *NotFoundError) Unwrap() error { return errdefs.ErrNotFound }

@@ -3,6 +3,7 @@ package git
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +25,11 @@ type Repo struct {
 	URL    string
 	Ref    string // branch, tag, commit; "" for the default branch
 	Subdir string // clean and relative; "" for all
+	Commit string // what Ref must be at, or how that begins; "" for any
+
+	KeepDir       bool // .git belongs to the files
+	NoSubmodules  bool
+	fetchByCommit bool // Commit is taken for what Ref is at
 }
 
 // Access is what a repository may ask for.
@@ -48,8 +55,11 @@ func Is(s string) bool {
 	return scp.MatchString(base) || strings.HasPrefix(base, "github.com/")
 }
 
-// Parse reads URL#REF:DIRECTORY, or the query parameters ref (branch, tag) and subdir.
-// Errors are of class ErrInvalidArgument.
+// Parse reads URL#REF:DIRECTORY, or a query: ref, branch or tag, subdir, commit (checksum),
+// keep-git-dir, submodules, fetch-by-commit. Errors are of class ErrInvalidArgument, or
+// ErrNotImplemented.
+//
+// Source: docs.docker.com/build/concepts/context/#url-queries.
 func Parse(s string) (Repo, error) {
 	base, fragment, _ := strings.Cut(s, "#")
 	if strings.HasPrefix(base, "github.com/") {
@@ -62,14 +72,13 @@ func Parse(s string) (Repo, error) {
 		if err != nil {
 			return r, fmt.Errorf("git repository %q: %w: %w", s, err, errdefs.ErrInvalidArgument)
 		}
-		q := u.Query()
-		for _, k := range []string{"ref", "branch", "tag", "commit", "checksum"} {
-			if v := q.Get(k); v != "" {
-				r.Ref = v
+		for k, v := range u.Query() {
+			if len(v) != 1 {
+				return r, fmt.Errorf("git repository %q: query %q has several values: %w", s, k, errdefs.ErrInvalidArgument)
 			}
-		}
-		if v := q.Get("subdir"); v != "" {
-			subdir = v
+			if err := r.query(k, v[0], &subdir); err != nil {
+				return r, fmt.Errorf("git repository %q: %w", s, err)
+			}
 		}
 		u.RawQuery = ""
 		r.URL = u.String()
@@ -80,6 +89,54 @@ func Parse(s string) (Repo, error) {
 	}
 	return r, nil
 }
+
+// query takes one parameter of a URL.
+func (r *Repo) query(k, v string, subdir *string) error {
+	flags := map[string]func(bool){
+		"keep-git-dir":    func(on bool) { r.KeepDir = on },
+		"submodules":      func(on bool) { r.NoSubmodules = !on },
+		"fetch-by-commit": func(on bool) { r.fetchByCommit = on },
+	}
+	if set, ok := flags[k]; ok {
+		on, err := strconv.ParseBool(v)
+		if v != "" && err != nil {
+			return fmt.Errorf("invalid %s value: %q: %w", k, v, errdefs.ErrInvalidArgument)
+		}
+		set(on || v == "")
+		return nil
+	}
+	if v == "" {
+		return fmt.Errorf("query %q has no value: %w", k, errdefs.ErrInvalidArgument)
+	}
+	one := func(what string, to *string, v string) error {
+		if *to != "" && *to != v {
+			return fmt.Errorf("%s conflicts: %q vs %q: %w", what, *to, v, errdefs.ErrInvalidArgument)
+		}
+		*to = v
+		return nil
+	}
+	switch k {
+	case "ref":
+		return one("ref", &r.Ref, v)
+	case "branch":
+		return one("ref", &r.Ref, branches+strings.TrimPrefix(v, branches))
+	case "tag":
+		return one("ref", &r.Ref, tags+strings.TrimPrefix(v, tags))
+	case "subdir":
+		return one("subdir", subdir, v)
+	case "commit", "checksum":
+		return one(k, &r.Commit, v)
+	case "mtime":
+		if v == "commit" {
+			return fmt.Errorf("mtime=commit: %w", errdefs.ErrNotImplemented)
+		}
+		return nil
+	}
+	return fmt.Errorf("unexpected query %q: %w", k, errdefs.ErrInvalidArgument)
+}
+
+// Where a repository has its branches and tags.
+const branches, tags = "refs/heads/", "refs/tags/"
 
 // String is what Parse reads, without a password.
 func (r Repo) String() string {
@@ -101,8 +158,19 @@ func (r Repo) String() string {
 var commit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 // Resolve returns the commit that the reference means now. ErrNotFound if there is none,
-// ErrNotImplemented without a git program.
+// ErrInvalidArgument if it is not the wanted one, ErrNotImplemented without a git program.
 func (r Repo) Resolve(ctx context.Context, a Access) (string, error) {
+	if r.fetchByCommit && commit.MatchString(r.Commit) {
+		return r.Commit, nil
+	}
+	sum, err := r.resolve(ctx, a)
+	if err == nil && !strings.HasPrefix(sum, r.Commit) {
+		err = fmt.Errorf("git repository %s: expected checksum to match %s, got %s: %w", r, r.Commit, sum, errdefs.ErrInvalidArgument)
+	}
+	return sum, err
+}
+
+func (r Repo) resolve(ctx context.Context, a Access) (string, error) {
 	if commit.MatchString(r.Ref) {
 		return r.Ref, nil
 	}
@@ -120,22 +188,23 @@ func (r Repo) Resolve(ctx context.Context, a Access) (string, error) {
 			found[name] = sum
 		}
 	}
-	for _, name := range []string{want, "refs/tags/" + want + "^{}", "refs/tags/" + want, "refs/heads/" + want} {
+	for _, name := range []string{want + "^{}", want, "refs/" + want, tags + want + "^{}", tags + want, branches + want} { // as gitrevisions(7) has it
 		if sum, ok := found[name]; ok {
 			return sum, nil
 		}
 	}
-	return "", fmt.Errorf("git repository %s: it has no branch, tag or commit %q: %w", r, want, errdefs.ErrNotFound)
+	return "", fmt.Errorf("git repository %s: repository does not contain ref %s: %w", r, want, errdefs.ErrNotFound)
 }
 
 // Checkout puts the files of a commit, and of its submodules, into dir, which must be
-// empty. Without keep there is no .git. It returns the directory that Subdir means, which
+// empty. Without KeepDir there is no .git. It returns the directory that Subdir means, which
 // no symlink leads to.
-func (r Repo) Checkout(ctx context.Context, a Access, sum, dir string, keep bool) (string, error) {
-	for _, step := range [][]string{
-		{"init", "-q", "--template=", "."},
-		{"remote", "add", "origin", r.URL},
-	} {
+func (r Repo) Checkout(ctx context.Context, a Access, sum, dir string) (string, error) {
+	setUp := [][]string{{"init", "-q", "--template=", "."}, {"remote", "add", "origin", r.URL}}
+	if len(sum) == sha256.Size*2 {
+		setUp[0] = append(setUp[0], "--object-format=sha256")
+	}
+	for _, step := range setUp {
 		if _, err := a.git(ctx, r, dir, step...); err != nil {
 			return "", fmt.Errorf("git repository %s: %w", r, err)
 		}
@@ -146,12 +215,17 @@ func (r Repo) Checkout(ctx context.Context, a Access, sum, dir string, keep bool
 	if _, err := a.git(ctx, r, dir, "checkout", "-q", "--detach", sum); err != nil {
 		return "", fmt.Errorf("git repository %s: commit %s: %w", r, sum, err)
 	}
-	if _, err := os.Lstat(filepath.Join(dir, ".gitmodules")); err == nil {
-		if _, err := a.git(ctx, r, dir, "submodule", "update", "-q", "--init", "--recursive", "--depth=1"); err != nil {
+	if _, err := os.Lstat(filepath.Join(dir, ".gitmodules")); err == nil && !r.NoSubmodules {
+		update := []string{"submodule", "update", "-q", "--init", "--recursive"}
+		_, err := a.git(ctx, r, dir, append(update, "--depth=1")...)
+		if err != nil && ctx.Err() == nil { // a server of plain files gives no single commits
+			_, err = a.git(ctx, r, dir, update...)
+		}
+		if err != nil {
 			return "", fmt.Errorf("git repository %s: submodules: %w", r, err)
 		}
 	}
-	if !keep {
+	if !r.KeepDir {
 		if err := os.RemoveAll(filepath.Join(dir, ".git")); err != nil {
 			return "", err
 		}

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -436,7 +437,7 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone 
 	for _, x := range f.layers {
 		ids = append(ids, x.DiffID)
 	}
-	if err := b.settle(ctx, rec, active, manifest.ChainIDs(ids)[len(ids)-1].String()); err != nil {
+	if err := b.settle(ctx, rec, manifest.ChainIDs(ids)[len(ids)-1].String(), supervisor.Commit{Key: active}); err != nil {
 		return err
 	}
 	rec.Layer = &l

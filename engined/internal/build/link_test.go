@@ -33,6 +33,12 @@ func TestLinkedLayersAreIndependentOfTheirParent(t *testing.T) {
 	if len(w.ended) != 4 {
 		t.Fatalf("made %q", w.ended)
 	}
+	if !h.rebases(t.Context()) {
+		t.Error("our own supervisor does not put snapshots onto parents")
+	}
+	if got := h.content(on("1")); got["one"] != "1\n" || got["dir/a"] != "A" || got["dir/b"] != "A" {
+		t.Errorf("files %v", got)
+	}
 	second, w := h.must(on("2"))
 	slices.Sort(w.cached)
 	if want := []string{"COPY --link --from=maker /made /dir/b", "COPY --link a /dir/", "COPY a /made"}; !slices.Equal(w.cached, want) || !slices.Equal(w.ended, []string{"COPY a /c"}) {

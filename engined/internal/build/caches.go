@@ -163,8 +163,12 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile.Vertex, rec *Record) error {
 	link, ok := b.s.cache.get(rec.Link)
 	layer := b.links.layerOf(v)
-	if !ok || link.Layer == nil || layer == nil {
+	if !ok || link.Layer == nil || layer == nil || !b.hasLayer(ctx, link) {
 		return nil // it has no files, or was pruned by id
+	}
+	link, err := b.ensureLayer(ctx, link, "")
+	if err != nil {
+		return err
 	}
 	plain, err := b.plainKey(ctx, layer)
 	if err != nil {

@@ -345,8 +345,8 @@ func rootLabels() map[string]string {
 	return map[string]string{labelBuild: "true", "containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
 }
 
-func layerOptions(epoch time.Time) supervisor.LayerOptions {
-	return supervisor.LayerOptions{MediaType: ocispec.MediaTypeImageLayerGzip, Epoch: epoch, Labels: rootLabels()}
+func layerOptions(epoch time.Time, mediaType string) supervisor.LayerOptions {
+	return supervisor.LayerOptions{MediaType: mediaType, Epoch: epoch, Labels: rootLabels()}
 }
 
 // emptyLayer is the diff id of a tar without entries: 1024 zero bytes.
@@ -448,12 +448,17 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 // commitResult makes the active snapshot a result, with its layer if it is part of the
 // target. Of a layer upon nothing, the snapshot stays for the step that places it.
 func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	alone := b.links.stepOf(w.v) != nil
+	step := b.links.stepOf(w.v)
+	alone := step != nil
 	switch {
 	case rec.Link != "":
 		rec.Layer = w.inputs[0].Layer
 	case alone || w.v.Exported:
-		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
+		mediaType := ocispec.MediaTypeImageLayerGzip
+		if alone && !step.Exported {
+			mediaType = ocispec.MediaTypeImageLayer // it goes nowhere yet; an image that needs it compresses it
+		}
+		l, err := b.diff(ctx, w.parent.Snapshot, mounts, mediaType)
 		if err != nil {
 			return err
 		}

@@ -162,14 +162,14 @@ func attestedFiles(t *testing.T, s *harness.Stack) {
 func badOutputs(t *testing.T, s *harness.Stack) {
 	dir := project(t, map[string]string{"Dockerfile": "FROM busybox:test\nRUN cat /proc/sys/kernel/random/uuid >/once\n"})
 	for _, row := range []struct{ output, want string }{
-		{"type=image,compresion=zstd", `unknown attribute "compresion" (did you mean "compression"?)`},
+		{"type=image,compresion=zstd", `unknown attribute "compresion" (did you mean compression?)`},
 		{"type=image,compression=estargz", "compression=estargz: not implemented"},
 		{"type=image,compression=gzip,compression-level=11", "want 0 to 9 for gzip"},
 		{"type=image,compression=zstd,oci-mediatypes=false", "conflicts with oci-mediatypes"},
 		{"type=image,prefer-nondist-layers=true", "prefer-nondist-layers: not implemented"},
 		{"type=image,oci-artifact=true", "oci-artifact: not implemented"},
 		{"type=image,store=maybe", "want true or false"},
-		{"type=image,annotation-manifets.a=b", `did you mean "manifest"?`},
+		{"type=image,annotation-manifets.a=b", `did you mean manifest?`},
 		{"type=image,name=example.test/x,registry.insecure=true", "registry.insecure: not implemented"},
 	} {
 		for _, client := range kitClients {

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -194,8 +195,12 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile.Vertex, rec *Record) error {
 	link, ok := b.s.cache.get(rec.Link)
 	layer := b.links.layerOf(v)
-	if !ok || link.Layer == nil || layer == nil {
+	if !ok || link.Layer == nil || layer == nil || !b.hasLayer(ctx, link) {
 		return nil // it has no files, or was pruned by id
+	}
+	link, err := b.ensureLayer(ctx, link, "")
+	if err != nil {
+		return err
 	}
 	plain, err := b.plainKey(ctx, layer)
 	if err != nil {
@@ -468,7 +473,7 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone 
 	for _, x := range f.layers {
 		ids = append(ids, x.DiffID)
 	}
-	if err := b.settle(ctx, rec, active, manifest.ChainIDs(ids)[len(ids)-1].String()); err != nil {
+	if err := b.settle(ctx, rec, manifest.ChainIDs(ids)[len(ids)-1].String(), supervisor.Commit{Key: active}); err != nil {
 		return err
 	}
 	rec.Layer = &l

@@ -66,6 +66,9 @@ type Service struct {
 	host   ocispec.Platform
 	mounts keyed // cache mounts in use, by id
 
+	rebasing  sync.Mutex
+	canRebase *bool // nil until somebody has asked
+
 	mu     sync.Mutex
 	flight map[string]*flight // what is being made, by content key
 	inUse  map[string]int     // records of running builds

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +40,18 @@ func (s *Service) canRun(p ocispec.Platform) error {
 	}
 	return fmt.Errorf("programs for %s do not run on %s: no interpreter with flag F is registered in %s (Debian's package qemu-user-static registers them): %w",
 		platforms.Format(p), platforms.Format(s.host), binfmtDir, errdefs.ErrNotImplemented)
+}
+
+// Platforms are those whose programs run here, the host's first.
+func (s *Service) Platforms() []ocispec.Platform {
+	out := []ocispec.Platform{s.host}
+	for _, arch := range slices.Sorted(maps.Keys(machines)) {
+		p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
+		if arch != s.host.Architecture && s.canRun(p) == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // emulated reports whether an interpreter is registered for an architecture that works in

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"strata/engined/internal/build"
+	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 )
 
@@ -87,7 +88,14 @@ func (s *Service) workers() []*controlpb.WorkerRecord {
 	if ip := s.cfg.HostGateway(); ip != "" {
 		w.Labels[labelHostGateway] = ip
 	}
-	for _, p := range s.cfg.Platforms() {
+	for _, p := range s.builds.Policies() {
+		policy := &controlpb.GCPolicy{All: p.All, KeepDuration: int64(p.UnusedFor), ReservedSpace: p.Keep, MaxUsedSpace: p.MaxUsed, MinFreeSpace: p.MinFree}
+		for _, t := range p.Types {
+			policy.Filters = append(policy.Filters, "type=="+t)
+		}
+		w.GCPolicy = append(w.GCPolicy, policy)
+	}
+	for _, p := range s.builds.Platforms() {
 		w.Platforms = append(w.Platforms, &controlpb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures})
 	}
 	return []*controlpb.WorkerRecord{w}
@@ -130,7 +138,7 @@ func (c control) Prune(req *controlpb.PruneRequest, stream controlpb.Control_Pru
 	if err != nil {
 		return err
 	}
-	p := build.PruneRequest{All: req.All, Keep: max(req.ReservedSpace, req.MaxUsedSpace), IDs: f["id"], Types: f["type"]}
+	p := build.PruneRequest{All: req.All, Keep: req.ReservedSpace, MaxUsed: req.MaxUsedSpace, MinFree: req.MinFreeSpace, IDs: f["id"], Types: f["type"]}
 	if req.KeepDuration > 0 {
 		p.Until = time.Now().Add(-time.Duration(req.KeepDuration))
 	}
@@ -181,6 +189,10 @@ func parseFilters(list []string) (filter, error) {
 
 // ListenBuildHistory implements controlpb.ControlServer.
 func (c control) ListenBuildHistory(req *controlpb.BuildHistoryRequest, stream controlpb.Control_ListenBuildHistoryServer) error {
+	// What the client says of ages is by this clock.
+	if err := stream.SendHeader(metadata.Pairs(buildkit.KeyTimestamp, time.Now().Format(time.RFC3339Nano))); err != nil {
+		return err
+	}
 	return c.s.history.listen(stream.Context(), req, c.s.running(), stream.Send)
 }
 

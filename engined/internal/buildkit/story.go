@@ -38,11 +38,34 @@ type story struct {
 	pulls    map[string]*controlpb.VertexStatus
 	names    names
 	def      build.Definition
-	counts   counts
+	warnings int
 }
 
 // counts are for the history.
-type counts struct{ total, completed, cached, warnings int }
+type counts struct{ total, completed, cached, warnings int32 }
+
+func (s *story) counts() counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[*controlpb.Vertex]bool{}
+	for _, v := range s.vertices {
+		seen[v] = true
+	}
+	for _, v := range s.own {
+		seen[v] = true
+	}
+	out := counts{warnings: int32(s.warnings)} //nolint:gosec // of a Dockerfile
+	for v := range seen {
+		out.total++
+		if v.Completed != nil {
+			out.completed++
+		}
+		if v.Cached {
+			out.cached++
+		}
+	}
+	return out
+}
 
 func newStory(ref string) *story {
 	return &story{ref: ref, vertices: map[*dockerfile.Vertex]*controlpb.Vertex{}, own: map[string]*controlpb.Vertex{}, pulls: map[string]*controlpb.VertexStatus{}}
@@ -208,7 +231,6 @@ func (s *story) Planned(plans []*dockerfile.Plan) {
 			list = append(list, s.vertex(v))
 		}
 	}
-	s.counts.total += len(list)
 	if len(list) > 0 {
 		s.tellVertex(list...)
 	}
@@ -295,10 +317,6 @@ func (s *story) Ended(v *dockerfile.Vertex, how build.Ending) {
 		return
 	}
 	pv := s.vertex(v)
-	s.counts.completed++
-	if how.Cached {
-		s.counts.cached++
-	}
 	if pv.Completed != nil {
 		return // as part of something above it
 	}
@@ -406,7 +424,7 @@ func (s *story) warn(list []dockerfile.Warning) {
 		}
 		e.Warnings = append(e.Warnings, pw)
 	}
-	s.counts.warnings += len(list)
+	s.warnings += len(list)
 	s.tell(e)
 }
 

@@ -259,7 +259,7 @@ func (c *Conn) Follow(ctx context.Context, ref string, tell func(*controlpb.Stat
 	}
 	// What the build came to Solve says; a story that breaks off is no error of its own.
 	if errors.Is(err, io.EOF) || ctx.Err() != nil || status.Code(err) == codes.NotFound || status.Code(err) == codes.Unavailable {
-		return nil
+		return nil //nolint:nilerr // see above
 	}
 	return err
 }

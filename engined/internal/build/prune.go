@@ -192,58 +192,83 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	for _, m := range mounts {
 		total += m.Size
 	}
-	images := map[string]bool{}
-	if !r.All {
-		images = s.imageChains(ctx)
-	}
 	free, err := tree.Free(s.cfg.DataRoot)
 	if err != nil {
 		return out, err
 	}
-	left, room := total, r.room(total, free)
-	// Leaves first: a record goes only when nothing is built upon it.
+	p := &pruning{s: s, r: r, left: total, room: r.room(total, free), images: map[string]bool{}}
+	if !r.All {
+		p.images = s.imageChains(ctx)
+	}
+	err = p.records(ctx, all)
+	if err == nil {
+		err = p.mounts(mounts)
+	}
+	return p.out, err
+}
+
+// pruning is one run of Prune.
+type pruning struct {
+	s          *Service
+	r          PruneRequest
+	left, room int64           // bytes that there are, and that may stay
+	images     map[string]bool // snapshots that images keep
+	out        Pruned
+}
+
+// enough reports whether no more has to go.
+func (p *pruning) enough() bool { return p.left <= p.room && !p.r.Whole() }
+
+func (p *pruning) removed(id string, size int64) {
+	p.left -= size
+	p.out.IDs, p.out.Reclaimed = append(p.out.IDs, id), p.out.Reclaimed+size
+}
+
+// records removes leaves first: a record goes only when nothing is built upon it.
+func (p *pruning) records(ctx context.Context, all map[string]*Record) error {
 	for {
 		gone := map[string]bool{}
 		for _, rec := range leaves(all) {
-			if left <= room && !r.Whole() {
+			if p.enough() {
 				break
 			}
-			if s.running(rec.Key) || images[rec.Snapshot] || !r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
+			if p.s.running(rec.Key) || p.images[rec.Snapshot] || !p.r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
 				continue
 			}
-			removed, err := s.drop(ctx, rec, all)
+			removed, err := p.s.drop(ctx, rec, all)
 			if err != nil {
-				return out, err
+				return err
 			}
-			if !removed {
-				continue
+			if removed {
+				gone[rec.Key] = true
+				p.removed(shortKey(rec.Key), rec.Size)
 			}
-			gone[rec.Key] = true
-			left -= rec.Size
-			out.IDs, out.Reclaimed = append(out.IDs, shortKey(rec.Key)), out.Reclaimed+rec.Size
 		}
-		if err := s.cache.forget(gone); err != nil {
-			return out, err
+		if err := p.s.cache.forget(gone); err != nil {
+			return err
 		}
 		for k := range gone {
 			delete(all, k)
 		}
 		if len(gone) == 0 {
-			break
+			return nil
 		}
 	}
-	for _, m := range mounts {
-		if m.InUse || left <= room && !r.Whole() || !r.wants(m.ID, m.Type, m.LastUsedAt) {
+}
+
+// mounts removes what RUN --mount=type=cache keeps.
+func (p *pruning) mounts(list []Usage) error {
+	for _, m := range list {
+		if m.InUse || p.enough() || !p.r.wants(m.ID, m.Type, m.LastUsedAt) {
 			continue
 		}
-		dir := filepath.Join(s.cacheDir(), m.ID)
+		dir := filepath.Join(p.s.cacheDir(), m.ID)
 		if err := errors.Join(os.RemoveAll(dir), os.Remove(dir+".id")); err != nil {
-			return out, fmt.Errorf("remove cache mount: %w", err)
+			return fmt.Errorf("remove cache mount: %w", err)
 		}
-		left -= m.Size
-		out.IDs, out.Reclaimed = append(out.IDs, m.ID), out.Reclaimed+m.Size
+		p.removed(m.ID, m.Size)
 	}
-	return out, nil
+	return nil
 }
 
 func (r PruneRequest) wants(id, kind string, used time.Time) bool {

@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -46,14 +47,14 @@ func TestHistoryIsFilteredAsBuildKitDoes(t *testing.T) {
 			}
 			continue
 		}
-		got := ""
+		var got strings.Builder
 		for _, r := range records {
 			if f.fits(r) {
-				got += r.Ref + " "
+				got.WriteString(r.Ref + " ")
 			}
 		}
-		if got != tt.want {
-			t.Errorf("%q: %q, want %q", tt.filters, got, tt.want)
+		if got.String() != tt.want {
+			t.Errorf("%q: %q, want %q", tt.filters, got.String(), tt.want)
 		}
 	}
 	for _, bad := range []string{"ref", "colour==red", "ref>x", "status<=x", "startedAt==24h", "startedAt>soon", "duration<long", "ref~=(", `"`} {

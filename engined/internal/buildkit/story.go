@@ -200,19 +200,27 @@ func (s *story) within(name string, fn func(said progress) error) error {
 			began[what] = timestamppb.Now()
 		}
 		last[what] = [2]int64{current, total}
-		s.tellStatus(v, what, current, total, began[what], nil)
+		s.tellStatus(v, measure{what, current, total, began[what], nil})
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for what, at := range began {
-		s.tellStatus(v, what, last[what][0], last[what][1], at, timestamppb.Now())
+		s.tellStatus(v, measure{what, last[what][0], last[what][1], at, timestamppb.Now()})
 	}
 	return err
 }
 
-func (s *story) tellStatus(v *controlpb.Vertex, id string, current, total int64, began, ended *timestamppb.Timestamp) {
+// measure says how far a part of a step has come.
+type measure struct {
+	id             string
+	current, total int64
+	began, ended   *timestamppb.Timestamp // ended is nil before the end
+}
+
+// tellStatus tells a measure of a vertex. Preconditions: mu is held.
+func (s *story) tellStatus(v *controlpb.Vertex, m measure) {
 	s.tell(&controlpb.StatusResponse{Statuses: []*controlpb.VertexStatus{{
-		ID: id, Vertex: v.Digest, Name: id, Current: current, Total: total, Timestamp: timestamppb.Now(), Started: began, Completed: ended,
+		ID: m.id, Vertex: v.Digest, Name: m.id, Current: m.current, Total: m.total, Timestamp: timestamppb.Now(), Started: m.began, Completed: m.ended,
 	}}})
 }
 
@@ -379,7 +387,7 @@ func (s *story) Pulling(image, id, status string, current, total int64) {
 	if current >= total {
 		done = timestamppb.Now()
 	}
-	s.tellStatus(v, name, current, total, st.Started, done)
+	s.tellStatus(v, measure{name, current, total, st.Started, done})
 }
 
 // endMetadata tells that images are known, also those that were there. Preconditions: mu is

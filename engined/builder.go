@@ -57,20 +57,18 @@ func (e Entitlements) denied() []string {
 }
 
 // policies returns what is applied to the cache after a build; none if nothing is. Errors
-// are of class ErrInvalidArgument or ErrNotImplemented.
+// are of class ErrInvalidArgument.
 func (g BuilderGC) policies() ([]build.Policy, error) {
 	if g.Enabled != nil && !*g.Enabled {
 		return nil, nil
 	}
 	if len(g.Policy) == 0 {
-		keep, err := kept(g.DefaultKeepStorage, g.DefaultReservedSpace, g.DefaultMaxUsedSpace, g.DefaultMinFreeSpace)
-		if err != nil {
-			return nil, fmt.Errorf("builder.gc: %w", err)
+		p := build.Policy{All: true}
+		p.Keep, p.MaxUsed, p.MinFree = int64(max(g.DefaultKeepStorage, g.DefaultReservedSpace)), int64(g.DefaultMaxUsedSpace), int64(g.DefaultMinFreeSpace)
+		if p.Keep == 0 && p.MaxUsed == 0 && p.MinFree == 0 {
+			p.Keep = build.DefaultKeep
 		}
-		if keep == 0 {
-			keep = build.DefaultKeep
-		}
-		return []build.Policy{{All: true, Keep: keep}}, nil
+		return []build.Policy{p}, nil
 	}
 	var out []build.Policy
 	for i, p := range g.Policy {
@@ -84,10 +82,7 @@ func (g BuilderGC) policies() ([]build.Policy, error) {
 }
 
 func (p BuilderPolicy) policy() (out build.Policy, err error) {
-	if out.Keep, err = kept(p.KeepStorage, p.ReservedSpace, p.MaxUsedSpace, p.MinFreeSpace); err != nil {
-		return out, err
-	}
-	out.All = p.All
+	out = build.Policy{All: p.All, Keep: int64(max(p.KeepStorage, p.ReservedSpace)), MaxUsed: int64(p.MaxUsedSpace), MinFree: int64(p.MinFreeSpace)}
 	for _, f := range p.Filter {
 		key, value, _ := strings.Cut(strings.Replace(f, "==", "=", 1), "=")
 		switch key {
@@ -102,12 +97,4 @@ func (p BuilderPolicy) policy() (out build.Policy, err error) {
 		}
 	}
 	return out, nil
-}
-
-// kept is how many bytes stay: the largest of what is said.
-func kept(keep, reserved, maxUsed, minFree Size) (int64, error) {
-	if minFree != 0 {
-		return 0, fmt.Errorf("a minimum of free space: %w", errdefs.ErrNotImplemented)
-	}
-	return int64(max(keep, reserved, maxUsed)), nil
 }

@@ -28,7 +28,11 @@ func TestBuilderPoliciesAreThoseOfTheFile(t *testing.T) {
 		},
 		{"a filter that nobody knows", `{"gc": {"policy": [{"filter": ["colour=red"]}]}}`, nil, errdefs.IsInvalidArgument},
 		{"no duration", `{"gc": {"policy": [{"filter": ["unused-for=long"]}]}}`, nil, errdefs.IsInvalidArgument},
-		{"free space", `{"gc": {"defaultMinFreeSpace": "1GB"}}`, nil, errdefs.IsNotImplemented},
+		{
+			"the newer words", `{"gc": {"defaultReservedSpace": "1GB", "defaultMaxUsedSpace": "3GB", "defaultMinFreeSpace": "2GB"}}`,
+			[]build.Policy{{All: true, Keep: 1 << 30, MaxUsed: 3 << 30, MinFree: 2 << 30}},
+			nil,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "engine.json")

@@ -11,10 +11,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/buildkit"
@@ -294,7 +292,6 @@ func buildkitConfig(cfg Config, id string, imgs *images.Service, nets *networks.
 	name, _ := os.Hostname() // only told
 	return buildkit.Config{
 		DataRoot: cfg.DataRoot, ID: id, Hostname: name, Snapshotter: imgs.Snapshotter(), Version: version.Version, HostGateway: nets.HostGateway,
-		Platforms: func() []ocispec.Platform { return []ocispec.Platform{platforms.DefaultSpec()} },
 	}
 }
 

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"strata/pkg/buildclient"
+	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/cliapp"
 )
@@ -38,20 +38,35 @@ func buildCommand(s *session) cliapp.Command {
 			stringFlag("iidfile", "", "Write the image ID to a file"),
 			listFlag("label", "", "Set metadata for an image"),
 			boolFlag("load", "", `Shorthand for "--output=type=docker"`),
-			stringFlag("memory", "m", "Memory limit of commands"),
+			{Name: "memory", Short: "m", Kind: cliapp.String, Hidden: true},
 			stringFlag("metadata-file", "", "Write build result metadata to a file"),
 			stringFlag("network", "", "Set the networking mode for the RUN instructions"),
 			boolFlag("no-cache", "", "Do not use cache when building the image"),
 			listFlag("no-cache-filter", "", "Do not cache specified stages"),
-			{Name: "on-failure", Kind: cliapp.String, Usage: `What to do when a step fails ("shell": a shell with the files before it)`, Check: checkOnFailure},
+			{Name: "on-failure", Kind: cliapp.String, Usage: `What to do when a step fails ("shell": a shell with the files before it; "shell,as-left": with what it has left)`, Check: checkOnFailure},
 			listFlag("output", "o", `Output destination ("type=local,dest=path", "type=tar", "type=oci", "type=docker", "type=image,push=true")`),
 			listFlag("platform", "", "Set target platforms for build"),
-			{Name: "progress", Kind: cliapp.String, Default: defaultProgress(), Usage: `Set type of progress output ("auto", "plain", "tty", "quiet", "rawjson")`, Check: checkProgress},
+			{Name: "progress", Kind: cliapp.String, Default: defaultProgress(), Usage: `Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty")`, Check: checkProgress},
 			stringFlag("provenance", "", `Shorthand for "--attest=type=provenance"`),
 			boolFlag("pull", "", "Always attempt to pull all referenced images"),
 			boolFlag("push", "", `Shorthand for "--output=type=registry"`),
 			boolFlag("quiet", "q", "Suppress the build output and print the image ID on success"),
 			{Name: "rm", Kind: cliapp.Bool, Default: "true", Hidden: true},
+			{Name: "memory-swap", Kind: cliapp.String, Hidden: true},
+			{Name: "cpu-shares", Short: "c", Kind: cliapp.String, Hidden: true},
+			{Name: "cpu-period", Kind: cliapp.String, Hidden: true},
+			{Name: "cpu-quota", Kind: cliapp.String, Hidden: true},
+			{Name: "cpuset-cpus", Kind: cliapp.String, Hidden: true},
+			{Name: "cpuset-mems", Kind: cliapp.String, Hidden: true},
+			{Name: "print", Kind: cliapp.String, Hidden: true, AliasOf: "call"},
+			{Name: "builder", Kind: cliapp.String, Hidden: true, Check: checkBuilder},
+			{Name: "policy", Kind: cliapp.List, Hidden: true, Check: refusedFlag("source policies are not implemented")},
+			{Name: "squash", Kind: cliapp.Bool, Hidden: true, Check: refusedFlag("layers are not squashed: copy the result of one stage into another")},
+			{Name: "isolation", Kind: cliapp.String, Hidden: true, Check: refusedUnless("default", "there is one way to isolate commands")},
+			{Name: "security-opt", Kind: cliapp.List, Hidden: true, Check: refusedFlag("commands say it themselves: RUN --security=insecure")},
+			{Name: "compress", Kind: cliapp.Bool, Hidden: true},
+			{Name: "disable-content-trust", Kind: cliapp.Bool, Default: "true", Hidden: true},
+			listFlag("resource", "", `Resource limits of commands ("memory=2g", "cpu-quota=50000", "cpuset-cpus=0,1")`),
 			stringFlag("sbom", "", `Shorthand for "--attest=type=sbom"`),
 			listFlag("secret", "", "Secret to expose to the build (id=ID[,src=FILE|,env=VARIABLE])"),
 			stringFlag("shm-size", "", "Size of /dev/shm"),
@@ -74,10 +89,10 @@ func defaultProgress() string {
 
 func checkProgress(v string) error {
 	switch v {
-	case "auto", "plain", "tty", "quiet", "rawjson":
+	case "auto", "none", "plain", "quiet", "rawjson", "tty":
 		return nil
 	}
-	return fmt.Errorf("invalid progress mode %q: use auto, plain, tty, quiet or rawjson", v)
+	return fmt.Errorf("invalid progress mode %q: use auto, none, plain, quiet, rawjson or tty", v)
 }
 
 func (s *session) build(ctx context.Context, c *cli.Context) error {
@@ -97,10 +112,15 @@ func (s *session) build(ctx context.Context, c *cli.Context) error {
 	if err := s.setBuildOptions(ctx, b, c, engine); err != nil {
 		return err
 	}
-	quiet := c.Bool("quiet") || c.String("progress") == "quiet"
+	onlyID := c.Bool("quiet") || c.String("progress") == "quiet"
+	quiet := onlyID || c.String("progress") == "none"
 	view := s.newBuildView(c, quiet)
 	if c.String("on-failure") != "" {
-		b.OnFailure = s.failureShell(view)
+		when := "before"
+		if b.AsLeft = c.String("on-failure") == buildkit.OnFailureAsLeft; b.AsLeft {
+			when = "after"
+		}
+		b.OnFailure = s.failureShell(view, when)
 	}
 	stop := view.animate()
 	res, err := buildclient.Run(ctx, engine, *b, func(e *controlpb.StatusResponse) { view.tell(e) })
@@ -115,21 +135,21 @@ func (s *session) build(ctx context.Context, c *cli.Context) error {
 	if res.Metadata != nil {
 		return s.showCall(c, res.Metadata)
 	}
-	return s.showResult(c, res, quiet, view)
-}
-
-// showResult says what the build made, where the user wants to know it.
-func (s *session) showResult(c *cli.Context, res buildclient.Result, quiet bool, view *buildView) error {
 	id := res.Response["containerimage.config.digest"]
 	if id == "" {
 		id = res.Response["containerimage.digest"]
 	}
 	switch {
-	case quiet && id != "":
+	case onlyID && id != "":
 		fmt.Fprintln(s.stdout, id)
 	case !quiet:
 		view.built(id)
 	}
+	return writeResult(c, res, id)
+}
+
+// writeResult writes the files that say what the build made.
+func writeResult(c *cli.Context, res buildclient.Result, id string) error {
 	if file := c.String("iidfile"); file != "" {
 		if err := os.WriteFile(file, []byte(id), 0o666); err != nil { //nolint:gosec // as docker does
 			return err
@@ -157,25 +177,4 @@ func resultMetadata(res buildclient.Result) map[string]any {
 		out[k] = v
 	}
 	return out
-}
-
-// showBuilds lists the builds that the daemon remembers.
-func (s *session) showBuilds(ctx context.Context, c *cli.Context) error {
-	engine, err := s.api()
-	if err != nil {
-		return err
-	}
-	conn, err := buildclient.Dial(engine)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if ref := c.Args().First(); ref != "" {
-		return s.showStory(ctx, c, conn, ref)
-	}
-	list, err := buildRecords(ctx, conn)
-	if err != nil {
-		return buildError(err)
-	}
-	return writeBuilds(s.stdout, list, time.Now())
 }

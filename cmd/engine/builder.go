@@ -70,7 +70,10 @@ func builderPruneCommand(s *session) cliapp.Command {
 			boolFlag("all", "a", "Remove all unused build cache, not just dangling ones"),
 			filterFlag("", `Provide filter values (e.g. "until=24h")`),
 			boolFlag("force", "f", "Do not prompt for confirmation"),
-			stringFlag("keep-storage", "", "Amount of disk space to keep for cache"),
+			stringFlag("max-used-space", "", "Maximum amount of disk space allowed to keep for cache"),
+			stringFlag("min-free-space", "", "Target amount of free disk space after pruning"),
+			stringFlag("reserved-space", "", "Amount of disk space always allowed to keep for cache"),
+			{Name: "keep-storage", Kind: cliapp.String, Hidden: true, AliasOf: "reserved-space"},
 		},
 		Action: s.builderPrune,
 	}
@@ -92,7 +95,9 @@ func (s *session) builderPrune(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := api.BuildPrune(ctx, f, c.Bool("all"), c.String("keep-storage"))
+	r, err := api.BuildPrune(ctx, client.BuildPruneOptions{
+		All: c.Bool("all"), Filters: f, ReservedSpace: c.String("reserved-space"), MaxUsedSpace: c.String("max-used-space"), MinFreeSpace: c.String("min-free-space"),
+	})
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,14 +21,74 @@ import (
 
 func builderHistoryCommand(s *session) cliapp.Command {
 	return cliapp.Command{
-		Name: "history", Args: "[BUILD]", Max: 1, Short: "List the builds of the daemon, or show what happened in one",
-		Action: s.showBuilds,
+		Name: "history", Args: "[OPTIONS] [BUILD]", Max: 1, Short: "List the builds of the daemon, or show what happened in one",
+		Flags: []cliapp.Flag{
+			listFlag("filter", "", `List only these ("status=running|completed|error|canceled", "ref=…", "repository=…", "startedAt>24h", "duration<1m")`),
+			boolFlag("rm", "", "Make the daemon forget a build"),
+		},
+		Action: s.builderHistory,
 	}
 }
 
+// builderHistory lists the builds that the daemon remembers, or does something with one.
+func (s *session) builderHistory(ctx context.Context, c *cli.Context) error {
+	ref := c.Args().First()
+	if c.Bool("rm") && ref == "" {
+		return errors.New("--rm needs the id of a build")
+	}
+	engine, err := s.api()
+	if err != nil {
+		return err
+	}
+	conn, err := buildclient.Dial(engine)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	list, err := buildRecords(ctx, conn, c.StringSlice("filter"))
+	if err != nil {
+		return buildError(err)
+	}
+	if ref == "" {
+		return writeBuilds(s.stdout, list, time.Now())
+	}
+	r, err := buildCalled(list, ref)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("rm") {
+		return s.showStory(ctx, conn, r)
+	}
+	if _, err := conn.Control().UpdateBuildHistory(ctx, &controlpb.UpdateBuildHistoryRequest{Ref: r.Ref, Delete: true}); err != nil {
+		return buildError(err)
+	}
+	fmt.Fprintln(s.stdout, r.Ref)
+	return nil
+}
+
+// buildCalled finds a build, whose id may be cut short.
+func buildCalled(list []*controlpb.BuildHistoryRecord, prefix string) (*controlpb.BuildHistoryRecord, error) {
+	for _, r := range list {
+		if strings.HasPrefix(r.Ref, prefix) {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("no build is called %q", prefix)
+}
+
 // buildRecords are the builds that the daemon remembers, the newest first.
-func buildRecords(ctx context.Context, conn *buildclient.Conn) ([]*controlpb.BuildHistoryRecord, error) {
-	stream, err := conn.Control().ListenBuildHistory(ctx, &controlpb.BuildHistoryRequest{EarlyExit: true})
+func buildRecords(ctx context.Context, conn *buildclient.Conn, filters []string) ([]*controlpb.BuildHistoryRecord, error) {
+	req := &controlpb.BuildHistoryRequest{EarlyExit: true}
+	if len(filters) > 0 {
+		var line strings.Builder
+		w := csv.NewWriter(&line)
+		if err := w.Write(historyConditions(filters)); err != nil {
+			return nil, err
+		}
+		w.Flush()
+		req.Filter = []string{strings.TrimSuffix(line.String(), "\n")}
+	}
+	stream, err := conn.Control().ListenBuildHistory(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +103,24 @@ func buildRecords(ctx context.Context, conn *buildclient.Conn) ([]*controlpb.Bui
 		}
 		out = append(out, e.Record)
 	}
+}
+
+// historyConditions are filters as the daemon reads them: "status=x" is meant to the letter,
+// "ref=x" and "repository=x" are parts.
+func historyConditions(filters []string) []string {
+	out := make([]string, 0, len(filters))
+	for _, f := range filters {
+		key, value, _ := strings.Cut(f, "=")
+		switch {
+		case strings.HasPrefix(value, "="):
+		case key == "status":
+			f = key + "==" + value
+		case key == "ref" || key == "repository":
+			f = key + "~=" + regexp.QuoteMeta(value)
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 func writeBuilds(out io.Writer, list []*controlpb.BuildHistoryRecord, now time.Time) error {
@@ -68,25 +148,15 @@ func writeBuilds(out io.Writer, list []*controlpb.BuildHistoryRecord, now time.T
 	return w.Flush()
 }
 
-// showStory shows what happened in a build, whose id may be cut short.
-func (s *session) showStory(ctx context.Context, _ *cli.Context, conn *buildclient.Conn, prefix string) error {
-	list, err := buildRecords(ctx, conn)
-	if err != nil {
+// showStory shows what happened in a build.
+func (s *session) showStory(ctx context.Context, conn *buildclient.Conn, r *controlpb.BuildHistoryRecord) error {
+	v := newBuildView(s.stdout, "plain")
+	if err := conn.Follow(ctx, r.Ref, v.tell); err != nil {
 		return buildError(err)
 	}
-	for _, r := range list {
-		if !strings.HasPrefix(r.Ref, prefix) {
-			continue
-		}
-		v := newBuildView(s.stdout, "plain")
-		if err := conn.Follow(ctx, r.Ref, v.tell); err != nil {
-			return buildError(err)
-		}
-		v.end(nil)
-		if r.Error != nil {
-			fmt.Fprintln(s.stdout, "error:", r.Error.Message)
-		}
-		return nil
+	v.end(nil)
+	if r.Error != nil {
+		fmt.Fprintln(s.stdout, "error:", r.Error.Message)
 	}
-	return fmt.Errorf("no build is called %q", prefix)
+	return nil
 }

@@ -10,13 +10,11 @@ import (
 	"strconv"
 	"strings"
 
-	units "github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
 	"strata/pkg/buildclient"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/client"
-	"strata/pkg/runspec"
 )
 
 // setBuildOptions turns the flags into attributes of the frontend, and into what the session
@@ -49,7 +47,7 @@ func (s *session) setBuildOptions(ctx context.Context, b *buildclient.Build, c *
 	}
 	for _, set := range []func() error{
 		func() error { return s.setBuildMaps(b, c) },
-		func() error { return setBuildSizes(b, c) },
+		func() error { return setBuildResources(b, c) },
 		func() error { return setBuildCall(b, c) },
 		func() error { return setAttestations(b, c) },
 		func() error { return setBuildHosts(ctx, b, c, engine) },
@@ -87,28 +85,6 @@ func (s *session) setBuildMaps(b *buildclient.Build, c *cli.Context) error {
 	for _, kv := range c.StringSlice("label") {
 		k, v, _ := strings.Cut(kv, "=")
 		b.Attrs["label:"+k] = v
-	}
-	return nil
-}
-
-func setBuildSizes(b *buildclient.Build, c *cli.Context) error {
-	for flag, attr := range map[string]string{"memory": "memory", "shm-size": "shm-size"} {
-		v := c.String(flag)
-		if v == "" {
-			continue
-		}
-		n, err := units.RAMInBytes(v)
-		if err != nil {
-			return fmt.Errorf("invalid argument %q for --%s: %w", v, flag, err)
-		}
-		b.Attrs[attr] = strconv.FormatInt(n, 10)
-	}
-	list := c.StringSlice("ulimit")
-	if _, err := runspec.ParseUlimits(list); err != nil {
-		return err
-	}
-	if len(list) > 0 {
-		b.Attrs["ulimit"] = strings.Join(list, ",")
 	}
 	return nil
 }

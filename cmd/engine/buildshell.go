@@ -14,10 +14,11 @@ import (
 )
 
 func checkOnFailure(v string) error {
-	if v != "" && v != buildkit.OnFailureShell {
-		return fmt.Errorf("invalid --on-failure %q: use %s", v, buildkit.OnFailureShell)
+	switch v {
+	case "", buildkit.OnFailureShell, buildkit.OnFailureAsLeft:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("invalid --on-failure %q: use %s or %s", v, buildkit.OnFailureShell, buildkit.OnFailureAsLeft)
 }
 
 // checkShellTerminal refuses a shell without a terminal before anything begins.
@@ -28,11 +29,11 @@ func (s *session) checkShellTerminal(c *cli.Context) error {
 	return nil
 }
 
-// failureShell lets the user look at what a step has found that failed.
-func (s *session) failureShell(view *buildView) func(context.Context, *buildclient.Process) error {
+// failureShell lets the user look at what a step has found, or left, that failed.
+func (s *session) failureShell(view *buildView, when string) func(context.Context, *buildclient.Process) error {
 	return func(ctx context.Context, p *buildclient.Process) error {
 		defer view.suspend()()
-		fmt.Fprintf(s.stdout, "\n%s\n%s\nThis is a shell with the files before this step. \"exit\" ends the build.\n\n", p.Step, p.Failure)
+		fmt.Fprintf(s.stdout, "\n%s\n%s\nThis is a shell with the files %s this step. \"exit\" ends the build.\n\n", p.Step, p.Failure, when)
 		restore, err := term.MakeRaw(s.stdin)
 		if err != nil {
 			return fmt.Errorf("make terminal raw: %w", err)
@@ -64,5 +65,5 @@ func (s *session) buildFailure(c *cli.Context, err, noShell error) error {
 	if buildkit.DetailsOf(err).Exit == 0 || c.String("on-failure") != "" || !isTerminal(s.stdout) {
 		return shown
 	}
-	return fmt.Errorf("%w\nFor a shell with the files before this step: engine build --on-failure=%s …", shown, buildkit.OnFailureShell)
+	return fmt.Errorf("%w\nFor a shell with the files before this step, or as it has left them: engine build --on-failure=%s …, or --on-failure=%s", shown, buildkit.OnFailureShell, buildkit.OnFailureAsLeft)
 }

@@ -45,6 +45,8 @@ func TestBuildKitsProtocol(t *testing.T) {
 	t.Run("the linter is asked without a build", func(t *testing.T) { lint(t, s.For(t)) })
 	t.Run("questions about a Dockerfile are answered without a build", func(t *testing.T) { calls(t, s.For(t)) })
 	t.Run("files of the result say what was built", func(t *testing.T) { resultFiles(t, s.For(t)) })
+	t.Run("every flag of docker build is there, or says why not", func(t *testing.T) { flags(t, s.For(t)) })
+	t.Run("pruning heeds what may stay", func(t *testing.T) { pruneRoom(t, s.For(t)) })
 	t.Run("the daemon remembers builds", func(t *testing.T) { history(t, s.For(t)) })
 	t.Run("a build by POST of version 2 tells its story", func(t *testing.T) { versionTwo(t, s.For(t)) })
 	t.Run("machines read the story as JSON", func(t *testing.T) { rawStory(t, s.For(t)) })
@@ -391,8 +393,23 @@ func history(t *testing.T, s *harness.Stack) {
 	if out := s.OK("docker", "buildx", "history", "ls"); !strings.Contains(out, ref) {
 		t.Errorf("buildx history ls:\n%s", out)
 	}
-	if out := s.OK("docker", "buildx", "history", "logs", ref); !strings.Contains(out, "") {
-		t.Errorf("buildx history logs:\n%s", out)
+	if r := s.Docker("buildx", "history", "logs", "--progress=plain", ref); !strings.Contains(r.Stdout+r.Stderr, "remembered\n") {
+		t.Errorf("buildx history logs: %+v", r)
+	}
+	for filter, want := range map[string]bool{"status=error": false, "status=completed": true, "ref=" + ref[2:8]: true, "duration>1h": false, "startedAt>1h": true} {
+		for _, client := range [][]string{{"engine", "builder", "history"}, {"docker", "buildx", "history", "ls"}} {
+			if out := s.OK(client[0], append(client[1:], "--filter", filter)...); strings.Contains(out, ref) != want {
+				t.Errorf("%s --filter %s:\n%s", client[0], filter, out)
+			}
+		}
+	}
+	if steps := regexp.MustCompile(`Build Steps:\s*([0-9]+)/([0-9]+)`).FindStringSubmatch(s.OK("docker", "buildx", "history", "inspect", ref)); steps == nil || steps[1] != steps[2] {
+		t.Errorf("of a build that has ended: %q", steps)
+	}
+	failed := strings.Fields(list[1])[0]
+	s.OK("engine", "builder", "history", "--rm", failed)
+	if out := s.OK("engine", "builder", "history"); strings.Contains(out, failed) {
+		t.Errorf("%s was removed:\n%s", failed, out)
 	}
 	s.OK("docker", "buildx", "history", "rm", ref)
 	if out := s.OK("engine", "builder", "history"); strings.Contains(out, ref) {

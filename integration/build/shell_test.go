@@ -21,6 +21,7 @@ func TestAFailedStepIsLookedAt(t *testing.T) {
 	s := harness.New(t)
 	s.LoadBusybox()
 	t.Run("a shell runs in the state before the step", func(t *testing.T) { shellBefore(t, s.For(t)) })
+	t.Run("a shell runs in what the step has left", func(t *testing.T) { shellAfter(t, s.For(t)) })
 	t.Run("a build that does not fail has no shell", func(t *testing.T) { shellUnused(t, s.For(t)) })
 	t.Run("a failure that is no command's has none", func(t *testing.T) { shellOfNoCommand(t, s.For(t)) })
 	t.Run("an image without a shell says so", func(t *testing.T) { shellMissing(t, s.For(t)) })
@@ -64,6 +65,21 @@ func shellBefore(t *testing.T, s *harness.Stack) {
 		}
 		noCommands(t, s)
 	}
+}
+
+func shellAfter(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{"Dockerfile": broken})
+	term := harness.StartTerminal(t, s.Command("engine", "build", "--no-cache", "--on-failure=shell,as-left", dir))
+	term.Expect("a shell with the files after this step")
+	term.Expect("# ")
+	term.Type("cat half there; echo $CALLED; pwd\n")
+	term.Expect("half done\r\nof an earlier step\r\nso\r\n/work\r\n")
+	term.Type("exit\n")
+	term.Expect("exit code: 7")
+	if code := term.Wait(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	noCommands(t, s)
 }
 
 func shellUnused(t *testing.T, s *harness.Stack) {

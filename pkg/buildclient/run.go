@@ -48,6 +48,7 @@ type Build struct {
 	// OnFailure, if not nil, is called with a shell when a step has failed. The build ends
 	// after it returns, as it would have ended without.
 	OnFailure func(ctx context.Context, p *Process) error
+	AsLeft    bool // the shell has the files as the step has left them, not as it found them
 }
 
 // Output is one thing to be made of the result: Dir for a directory, File for an archive,
@@ -197,6 +198,9 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 	maps.Copy(req.FrontendAttrs, b.Attrs)
 	if b.OnFailure != nil {
 		req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureShell
+		if b.AsLeft {
+			req.FrontendAttrs[buildkit.AttrOnFailure] = buildkit.OnFailureAsLeft
+		}
 	}
 	r, err := conn.Control().Solve(ctx, req)
 	if err != nil {
@@ -256,7 +260,7 @@ func (c *Conn) Follow(ctx context.Context, ref string, tell func(*controlpb.Stat
 	}
 	// What the build came to Solve says; a story that breaks off is no error of its own.
 	if errors.Is(err, io.EOF) || ctx.Err() != nil || status.Code(err) == codes.NotFound || status.Code(err) == codes.Unavailable {
-		return nil
+		return nil //nolint:nilerr // see above
 	}
 	return err
 }

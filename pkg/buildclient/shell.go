@@ -15,7 +15,7 @@ import (
 )
 
 // Process is a shell at the daemon in the place of a step that has failed: with its mounts,
-// variables, user and network, on the files as it found them. Reading gives what it prints,
+// variables, user and network, on the files as it found them (Build.AsLeft: left them). Reading gives what it prints,
 // writing is its input; both may be done side by side.
 type Process struct {
 	Step    string

@@ -28,7 +28,7 @@ func SocketAgent(socket string) Agent {
 // KeyAgent is an agent within this process that has the private keys of files, for
 // SocketAgent's two uses. Keys that need a passphrase are an error.
 func KeyAgent(files []string) (Agent, error) {
-	ring := agent.NewKeyring().(agent.ExtendedAgent) //nolint:errcheck,forcetypeassert // NewKeyring says that it is one
+	ring := agent.NewKeyring().(agent.ExtendedAgent) // NewKeyring says that it is one
 	for _, file := range files {
 		key, err := readKey(file)
 		if err != nil {

@@ -34,12 +34,16 @@ const (
 // KeyBuildID is metadata of the bridge: the Ref of the Solve that a call belongs to.
 const KeyBuildID = "buildkit-controlapi-buildid"
 
+// KeyTimestamp is a header of ListenBuildHistory: the daemon's time, RFC 3339.
+const KeyTimestamp = "buildkit-current-timestamp"
+
 // A client that wants a shell in the place of a step that fails says so in Solve, by the
 // attribute, and asks the bridge for a process in the container of this name. It is not
 // BuildKit's: there a client makes its containers itself, of definitions of its own.
 const (
 	AttrOnFailure      = "on-failure"
-	OnFailureShell     = "shell"
+	OnFailureShell     = "shell"         // with the files as the step found them
+	OnFailureAsLeft    = "shell,as-left" // with the files as the step has left them
 	ContainerOnFailure = "on-failure"
 )
 

@@ -17,13 +17,25 @@ func (c *Client) BuildUsage(ctx context.Context) ([]build.CacheRecord, error) {
 	return out, err
 }
 
-// BuildPrune removes build cache. keep is what may stay, as the user writes it ("2GB"); ""
-// for nothing.
-func (c *Client) BuildPrune(ctx context.Context, f Filters, all bool, keep string) (build.CachePruneReport, error) {
+// BuildPruneOptions say what of the build cache goes. Sizes are as the user writes them
+// ("2GB"); "" for none.
+type BuildPruneOptions struct {
+	All           bool
+	Filters       Filters
+	ReservedSpace string // always stays
+	MaxUsedSpace  string // may stay
+	MinFreeSpace  string // is to be free on the disk
+}
+
+// BuildPrune removes build cache.
+func (c *Client) BuildPrune(ctx context.Context, o BuildPruneOptions) (build.CachePruneReport, error) {
 	q := url.Values{}
-	f.addTo(q)
-	setBool(q, "all", all)
-	setString(q, "keep-storage", keep)
+	o.Filters.addTo(q)
+	setBool(q, "all", o.All)
+	setString(q, "keep-storage", o.ReservedSpace) // what daemons before 1.48 call it
+	setString(q, "reserved-space", o.ReservedSpace)
+	setString(q, "max-used-space", o.MaxUsedSpace)
+	setString(q, "min-free-space", o.MinFreeSpace)
 	var out build.CachePruneReport
 	err := c.call(ctx, request{method: http.MethodPost, path: "/build/prune", query: q}, &out)
 	return out, err

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,21 +46,41 @@ func (s *Service) canRun(ctx context.Context, p ocispec.Platform) error {
 		platforms.Format(p), platforms.Format(s.host), binfmtDir, errdefs.ErrNotImplemented)
 }
 
-// emulates is emulated for this host. Interpreters are the kernel's, not a mount's: in a
-// container that has the engine, nobody may have mounted the list of them.
+// emulates is emulated for this host.
 func (s *Service) emulates(ctx context.Context, arch string) bool {
-	if _, err := os.Stat(filepath.Join(binfmtDir, "status")); err == nil {
-		return emulated(binfmtDir, arch)
-	}
 	found := false
+	withInterpreters(ctx, func(dir string) { found = emulated(dir, arch) })
+	return found
+}
+
+// withInterpreters calls fn with the kernel's list of interpreters; not at all if there is
+// none. In a container that has the engine, nobody may have mounted it.
+func withInterpreters(ctx context.Context, fn func(dir string)) {
+	if _, err := os.Stat(filepath.Join(binfmtDir, "status")); err == nil {
+		fn(binfmtDir)
+		return
+	}
 	err := mount.WithTemp(ctx, []mount.Mount{{Type: "binfmt_misc", Source: "binfmt_misc"}}, func(root string) error {
-		found = emulated(root, arch)
+		fn(root)
 		return nil
 	})
 	if err != nil {
 		ctxlog.From(ctx).Debug("interpreters of foreign programs are not known", ctxlog.Error, err)
 	}
-	return found
+}
+
+// Platforms are those whose programs run here, the host's first.
+func (s *Service) Platforms(ctx context.Context) []ocispec.Platform {
+	out := []ocispec.Platform{s.host}
+	withInterpreters(ctx, func(dir string) {
+		for _, arch := range slices.Sorted(maps.Keys(machines)) {
+			p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
+			if !platforms.Only(s.host).Match(p) && emulated(dir, arch) {
+				out = append(out, p)
+			}
+		}
+	})
+	return out
 }
 
 // emulated reports whether an interpreter is registered for an architecture that works in

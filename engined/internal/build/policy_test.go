@@ -43,11 +43,40 @@ func TestPoliciesHoldAfterEachBuild(t *testing.T) {
 	if n, _ := h.cached(); n != 4 {
 		t.Errorf("%d records of which none is old or a cache mount, want 4", n)
 	}
+	h.cfg.Policies = []Policy{{All: true, MinFree: 1}}
+	build(8)
+	if n, _ := h.cached(); n != 5 {
+		t.Errorf("%d records on a disk with room, want 5", n)
+	}
 	h.cfg.Policies = []Policy{{All: true, Keep: 2 * size}}
 	for i := 4; i < 8; i++ {
 		build(i)
 		if n, bytes := h.cached(); bytes > 3*size || n == 0 { // that of this build is in use
 			t.Errorf("build %d: %d records with %d bytes, want at most %d and this build's own", i, n, bytes, 2*size)
+		}
+	}
+}
+
+func TestRoomIsWhatTheDiskAndTheUserLeave(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		r           PruneRequest
+		total, free int64
+		want        int64
+	}{
+		{"nothing said", PruneRequest{}, 100, 10, 0},
+		{"reserved", PruneRequest{Keep: 30}, 100, 10, 30},
+		{"a limit", PruneRequest{MaxUsed: 70}, 100, 10, 70},
+		{"a limit below what is reserved", PruneRequest{Keep: 80, MaxUsed: 70}, 100, 10, 80},
+		{"free space that is there", PruneRequest{MinFree: 10}, 100, 10, 100},
+		{"free space that is missing", PruneRequest{MinFree: 50}, 100, 10, 60},
+		{"more than there is", PruneRequest{MinFree: 500}, 100, 10, 0},
+		{"more than may go", PruneRequest{Keep: 90, MinFree: 500}, 100, 10, 90},
+		{"both, the limit being less", PruneRequest{MaxUsed: 20, MinFree: 50}, 100, 10, 20},
+		{"both, the space being less", PruneRequest{MaxUsed: 90, MinFree: 50}, 100, 10, 60},
+	} {
+		if got := tt.r.room(tt.total, tt.free); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
 	}
 }

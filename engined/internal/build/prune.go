@@ -114,10 +114,13 @@ func (s *Service) cacheMounts(ctx context.Context) ([]Usage, error) {
 // PruneRequest says what of the cache goes.
 type PruneRequest struct {
 	All   bool      // also what images consist of, which then keep it for themselves
-	Keep  int64     // bytes that may stay; zero for none
 	Until time.Time // only what was last used before; zero for any
 	IDs   []string  // only these; none for any
 	Types []string  // only these; none for any
+
+	Keep    int64 // bytes that always stay; zero for none
+	MaxUsed int64 // bytes that may stay; zero for what Keep and MinFree leave
+	MinFree int64 // bytes of the data root's disk that are to be free; zero for any
 
 	auto bool // after a build: cache mounts count, but stay until nothing else is left
 }
@@ -128,17 +131,38 @@ type Pruned struct {
 	Reclaimed int64
 }
 
+// Whole reports whether nothing has to stay.
+func (r PruneRequest) Whole() bool { return r.Keep == 0 && r.MaxUsed == 0 && r.MinFree == 0 }
+
+// room returns how many bytes of a cache of total bytes stay, on a disk with free bytes.
+//
+// Source: moby/buildkit cache/manager.go "calculateKeepBytes"; there MinFree alone removes
+// everything if there is room.
+func (r PruneRequest) room(total, free int64) int64 {
+	stay := r.MaxUsed
+	if r.MinFree > 0 {
+		left := max(0, total-max(0, r.MinFree-free))
+		if stay == 0 || stay > left {
+			stay = left
+		}
+	}
+	return max(stay, r.Keep)
+}
+
 // Prune removes what of the cache is not in use, the least recently used first, until no
-// more than Keep bytes are left.
+// more is left than may stay.
 func (s *Service) Prune(ctx context.Context, r PruneRequest) (Pruned, error) {
 	return s.pruned(ctx, r)
 }
+
+// Policies are what is applied to the cache after each build.
+func (s *Service) Policies() []Policy { return s.cfg.Policies }
 
 // collect applies the policies.
 func (s *Service) collect(ctx context.Context) error {
 	var err error
 	for _, p := range s.cfg.Policies {
-		r := PruneRequest{All: p.All, Keep: p.Keep, Types: p.Types, auto: true}
+		r := PruneRequest{All: p.All, Keep: p.Keep, MaxUsed: p.MaxUsed, MinFree: p.MinFree, Types: p.Types, auto: true}
 		if p.UnusedFor > 0 {
 			r.Until = time.Now().Add(-p.UnusedFor)
 		}
@@ -158,7 +182,7 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	for _, rec := range all {
 		total += rec.Size
 	}
-	if r.auto && r.Keep > 0 && total <= r.Keep {
+	if r.auto && r.MinFree == 0 && total <= max(r.Keep, r.MaxUsed) && !r.Whole() {
 		return out, nil
 	}
 	mounts, err := s.cacheMounts(ctx)
@@ -168,54 +192,83 @@ func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	for _, m := range mounts {
 		total += m.Size
 	}
-	images := map[string]bool{}
-	if !r.All {
-		images = s.imageChains(ctx)
+	free, err := tree.Free(s.cfg.DataRoot)
+	if err != nil {
+		return out, err
 	}
-	left := total
-	// Leaves first: a record goes only when nothing is built upon it.
+	p := &pruning{s: s, r: r, left: total, room: r.room(total, free), images: map[string]bool{}}
+	if !r.All {
+		p.images = s.imageChains(ctx)
+	}
+	err = p.records(ctx, all)
+	if err == nil {
+		err = p.mounts(mounts)
+	}
+	return p.out, err
+}
+
+// pruning is one run of Prune.
+type pruning struct {
+	s          *Service
+	r          PruneRequest
+	left, room int64           // bytes that there are, and that may stay
+	images     map[string]bool // snapshots that images keep
+	out        Pruned
+}
+
+// enough reports whether no more has to go.
+func (p *pruning) enough() bool { return p.left <= p.room && !p.r.Whole() }
+
+func (p *pruning) removed(id string, size int64) {
+	p.left -= size
+	p.out.IDs, p.out.Reclaimed = append(p.out.IDs, id), p.out.Reclaimed+size
+}
+
+// records removes leaves first: a record goes only when nothing is built upon it.
+func (p *pruning) records(ctx context.Context, all map[string]*Record) error {
 	for {
 		gone := map[string]bool{}
 		for _, rec := range leaves(all) {
-			if left <= r.Keep && r.Keep > 0 {
+			if p.enough() {
 				break
 			}
-			if s.running(rec.Key) || images[rec.Snapshot] || !r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
+			if p.s.running(rec.Key) || p.images[rec.Snapshot] || !p.r.wants(shortKey(rec.Key), "regular", rec.LastUsed) {
 				continue
 			}
-			removed, err := s.drop(ctx, rec, all)
+			removed, err := p.s.drop(ctx, rec, all)
 			if err != nil {
-				return out, err
+				return err
 			}
-			if !removed {
-				continue
+			if removed {
+				gone[rec.Key] = true
+				p.removed(shortKey(rec.Key), rec.Size)
 			}
-			gone[rec.Key] = true
-			left -= rec.Size
-			out.IDs, out.Reclaimed = append(out.IDs, shortKey(rec.Key)), out.Reclaimed+rec.Size
 		}
-		if err := s.cache.forget(gone); err != nil {
-			return out, err
+		if err := p.s.cache.forget(gone); err != nil {
+			return err
 		}
 		for k := range gone {
 			delete(all, k)
 		}
 		if len(gone) == 0 {
-			break
+			return nil
 		}
 	}
-	for _, m := range mounts {
-		if m.InUse || left <= r.Keep && r.Keep > 0 || !r.wants(m.ID, m.Type, m.LastUsedAt) {
+}
+
+// mounts removes what RUN --mount=type=cache keeps.
+func (p *pruning) mounts(list []Usage) error {
+	for _, m := range list {
+		if m.InUse || p.enough() || !p.r.wants(m.ID, m.Type, m.LastUsedAt) {
 			continue
 		}
-		dir := filepath.Join(s.cacheDir(), m.ID)
+		dir := filepath.Join(p.s.cacheDir(), m.ID)
 		if err := errors.Join(os.RemoveAll(dir), os.Remove(dir+".id")); err != nil {
-			return out, fmt.Errorf("remove cache mount: %w", err)
+			return fmt.Errorf("remove cache mount: %w", err)
 		}
-		left -= m.Size
-		out.IDs, out.Reclaimed = append(out.IDs, m.ID), out.Reclaimed+m.Size
+		p.removed(m.ID, m.Size)
 	}
-	return out, nil
+	return nil
 }
 
 func (r PruneRequest) wants(id, kind string, used time.Time) bool {

@@ -45,7 +45,9 @@ type Config struct {
 // Policy says what of the cache may go by itself.
 type Policy struct {
 	All       bool          // also what images consist of, which then keep it for themselves
-	Keep      int64         // bytes that stay; zero for none
+	Keep      int64         // bytes that always stay; zero for none
+	MaxUsed   int64         // bytes that may stay; zero for what Keep and MinFree leave
+	MinFree   int64         // bytes of the disk that are to be free; zero for any
 	UnusedFor time.Duration // only what was not used for so long; zero for any
 	Types     []string      // only these; none for any
 }

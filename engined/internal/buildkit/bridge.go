@@ -45,7 +45,7 @@ var (
 		"source.local.followpaths", "source.local.excludepatterns", "source.local.sharedkeyhint", "source.local.differ", "source.ocilayout",
 		"source.git", "source.http", "platform", "constraints", "meta.ignorecache", "meta.description", "meta.exportcache", "meta.progressgroup",
 		"exec.meta.base", "exec.mount.bind", "exec.mount.cache", "exec.mount.tmpfs", "exec.mount.secret", "exec.mount.ssh", "file.base",
-		"exporter.multiple", "exporter.image.annotations", "exporter.sourcedateepoch", "exporter.image.attestations",
+		"gc.freespacefilter", "exporter.multiple", "exporter.image.annotations", "exporter.sourcedateepoch", "exporter.image.attestations",
 	}
 )
 
@@ -62,7 +62,7 @@ func (b bridge) Ping(ctx context.Context, _ *gatewaypb.PingRequest) (*gatewaypb.
 	if _, err := b.job(ctx); err != nil {
 		return nil, err
 	}
-	return &gatewaypb.PongResponse{FrontendAPICaps: caps(bridgeCaps), LLBCaps: caps(llbCaps), Workers: b.s.workers()}, nil
+	return &gatewaypb.PongResponse{FrontendAPICaps: caps(bridgeCaps), LLBCaps: caps(llbCaps), Workers: b.s.workers(ctx)}, nil
 }
 
 // Solve implements gatewaypb.LLBBridgeServer.
@@ -155,7 +155,7 @@ func (b bridge) Warn(ctx context.Context, req *gatewaypb.WarnRequest) (*gatewayp
 	}
 	j.story.mu.Lock()
 	defer j.story.mu.Unlock()
-	j.story.counts.warnings++
+	j.story.warnings++
 	j.story.tell(&controlpb.StatusResponse{Warnings: []*controlpb.VertexWarning{{
 		Vertex: req.Digest, Level: req.Level, Short: req.Short, Detail: req.Detail, Url: req.Url, Info: req.Info, Ranges: req.Ranges,
 	}}})

@@ -14,6 +14,7 @@ import (
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/dockerfile"
+	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 )
 
@@ -81,22 +82,29 @@ const (
 	labelHostGateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 )
 
-func (s *Service) workers() []*controlpb.WorkerRecord {
+func (s *Service) workers(ctx context.Context) []*controlpb.WorkerRecord {
 	w := &controlpb.WorkerRecord{ID: s.cfg.ID, BuildkitVersion: s.version(), Labels: map[string]string{
 		labelExecutor: "containerd", labelHostname: s.cfg.Hostname, labelSnapshotter: s.cfg.Snapshotter,
 	}}
 	if ip := s.cfg.HostGateway(); ip != "" {
 		w.Labels[labelHostGateway] = ip
 	}
-	for _, p := range s.cfg.Platforms() {
+	for _, p := range s.builds.Policies() {
+		policy := &controlpb.GCPolicy{All: p.All, KeepDuration: int64(p.UnusedFor), ReservedSpace: p.Keep, MaxUsedSpace: p.MaxUsed, MinFreeSpace: p.MinFree}
+		for _, t := range p.Types {
+			policy.Filters = append(policy.Filters, "type=="+t)
+		}
+		w.GCPolicy = append(w.GCPolicy, policy)
+	}
+	for _, p := range s.builds.Platforms(ctx) {
 		w.Platforms = append(w.Platforms, &controlpb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures})
 	}
 	return []*controlpb.WorkerRecord{w}
 }
 
 // ListWorkers implements controlpb.ControlServer.
-func (c control) ListWorkers(context.Context, *controlpb.ListWorkersRequest) (*controlpb.ListWorkersResponse, error) {
-	return &controlpb.ListWorkersResponse{Record: c.s.workers()}, nil
+func (c control) ListWorkers(ctx context.Context, _ *controlpb.ListWorkersRequest) (*controlpb.ListWorkersResponse, error) {
+	return &controlpb.ListWorkersResponse{Record: c.s.workers(ctx)}, nil
 }
 
 // DiskUsage implements controlpb.ControlServer.
@@ -131,7 +139,7 @@ func (c control) Prune(req *controlpb.PruneRequest, stream controlpb.Control_Pru
 	if err != nil {
 		return err
 	}
-	p := build.PruneRequest{All: req.All, Keep: max(req.ReservedSpace, req.MaxUsedSpace), IDs: f["id"], Types: f["type"]}
+	p := build.PruneRequest{All: req.All, Keep: req.ReservedSpace, MaxUsed: req.MaxUsedSpace, MinFree: req.MinFreeSpace, IDs: f["id"], Types: f["type"]}
 	if req.KeepDuration > 0 {
 		p.Until = time.Now().Add(-time.Duration(req.KeepDuration))
 	}
@@ -182,6 +190,10 @@ func parseFilters(list []string) (filter, error) {
 
 // ListenBuildHistory implements controlpb.ControlServer.
 func (c control) ListenBuildHistory(req *controlpb.BuildHistoryRequest, stream controlpb.Control_ListenBuildHistoryServer) error {
+	// What the client says of ages is by this clock.
+	if err := stream.SendHeader(metadata.Pairs(buildkit.KeyTimestamp, time.Now().Format(time.RFC3339Nano))); err != nil {
+		return err
+	}
 	return c.s.history.listen(stream.Context(), req, c.s.running(), stream.Send)
 }
 

@@ -69,13 +69,11 @@ func (h *history) close() error { return errors.Join(h.db.Sync(), h.db.Close()) 
 
 // record is what is remembered of a build.
 func (j *job) record(start time.Time, attrs, resp map[string]string, err error) *controlpb.BuildHistoryRecord {
-	j.story.mu.Lock()
-	n := j.story.counts
-	j.story.mu.Unlock()
+	n := j.story.counts()
 	r := &controlpb.BuildHistoryRecord{
 		Ref: j.ref, Frontend: cmp.Or(j.req.Frontend, frontendDockerfile), FrontendAttrs: publicAttrs(attrs, j.req.FrontendAttrs), Exporters: j.req.Exporters,
 		CreatedAt: timestamppb.New(start), ExporterResponse: resp,
-		NumCachedSteps: int32(n.cached), NumTotalSteps: int32(n.total), NumCompletedSteps: int32(n.completed), NumWarnings: int32(n.warnings), //nolint:gosec // of a Dockerfile
+		NumCachedSteps: n.cached, NumTotalSteps: n.total, NumCompletedSteps: n.completed, NumWarnings: n.warnings,
 	}
 	if err != nil {
 		st, _ := status.FromError(err) // every error has one
@@ -197,8 +195,9 @@ func (h *history) update(req *controlpb.UpdateBuildHistoryRequest) error {
 // listen sends the builds that there are, and unless the client wants no more, those that
 // come.
 func (h *history) listen(ctx context.Context, req *controlpb.BuildHistoryRequest, running []*controlpb.BuildHistoryRecord, send func(*controlpb.BuildHistoryEvent) error) error {
-	if len(req.Filter) > 0 {
-		return unimplemented("filters of the build history")
+	filter, err := parseHistoryFilter(req.Filter, time.Now())
+	if err != nil {
+		return err
 	}
 	events := make(chan *controlpb.BuildHistoryEvent, 64)
 	h.mu.Lock()
@@ -219,7 +218,7 @@ func (h *history) listen(ctx context.Context, req *controlpb.BuildHistoryRequest
 	sent := int32(0)
 	for i, part := range [][]*controlpb.BuildHistoryRecord{running, list} {
 		for _, r := range part {
-			if req.Ref != "" && r.Ref != req.Ref || req.Limit > 0 && sent >= req.Limit {
+			if req.Ref != "" && r.Ref != req.Ref || req.Limit > 0 && sent >= req.Limit || !filter.fits(r) {
 				continue
 			}
 			kind := controlpb.BuildHistoryEventType_STARTED
@@ -235,7 +234,7 @@ func (h *history) listen(ctx context.Context, req *controlpb.BuildHistoryRequest
 	for !req.EarlyExit {
 		select {
 		case e := <-events:
-			if req.Ref == "" || e.Record.Ref == req.Ref {
+			if (req.Ref == "" || e.Record.Ref == req.Ref) && filter.fits(e.Record) {
 				if err := send(e); err != nil {
 					return err
 				}

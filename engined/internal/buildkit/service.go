@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -33,7 +32,6 @@ type Config struct {
 	Version     string
 	// HostGateway is the address that "host-gateway" means; "" if there is none.
 	HostGateway func() string
-	Platforms   func() []ocispec.Platform // that RUN can run
 }
 
 // contextsLimit bounds the kept contexts of all clients together, in bytes.

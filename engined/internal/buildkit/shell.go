@@ -21,9 +21,10 @@ import (
 // shell is the client's wish for a shell in the place of a step that fails. The first step
 // that does takes the process that the client asks for, which may be about to come.
 type shell struct {
-	calls chan *process // nobody else takes them
-	once  sync.Once
-	over  chan struct{} // closed when the build has ended
+	asLeft bool          // with the files as the step has left them
+	calls  chan *process // nobody else takes them
+	once   sync.Once
+	over   chan struct{} // closed when the build has ended
 }
 
 // newShell returns nil if a build does not ask for one.
@@ -31,7 +32,7 @@ func newShell(attrs map[string]string) *shell {
 	if attrs[buildkit.AttrOnFailure] == "" {
 		return nil
 	}
-	return &shell{calls: make(chan *process), over: make(chan struct{})}
+	return &shell{asLeft: attrs[buildkit.AttrOnFailure] == buildkit.OnFailureAsLeft, calls: make(chan *process), over: make(chan struct{})}
 }
 
 func (s *shell) end() {
@@ -42,10 +43,12 @@ func (s *shell) end() {
 
 // checkShell refuses what nobody knows to do about a failure.
 func checkShell(attrs map[string]string) error {
-	if v := attrs[buildkit.AttrOnFailure]; v != "" && v != buildkit.OnFailureShell {
-		return fmt.Errorf("%s %q: must be %s: %w", buildkit.AttrOnFailure, v, buildkit.OnFailureShell, errdefs.ErrInvalidArgument)
+	switch v := attrs[buildkit.AttrOnFailure]; v {
+	case "", buildkit.OnFailureShell, buildkit.OnFailureAsLeft:
+		return nil
+	default:
+		return fmt.Errorf("%s %q: must be %s or %s: %w", buildkit.AttrOnFailure, v, buildkit.OnFailureShell, buildkit.OnFailureAsLeft, errdefs.ErrInvalidArgument)
 	}
-	return nil
 }
 
 // failed is build.Request's Failed.
@@ -54,7 +57,7 @@ func (s *shell) failed(ctx context.Context, f *build.Failure) {
 		select {
 		case p := <-s.calls:
 			defer close(p.done)
-			p.err = p.run(ctx, f)
+			p.err = p.run(ctx, f, s.asLeft)
 		case <-time.After(patience): // a client that did not come
 		case <-ctx.Done():
 		}
@@ -111,7 +114,7 @@ func (p *process) send(m *gatewaypb.ExecMessage) error {
 
 // run runs the shell until it exits, the build is given up, or the client goes. The error is
 // the stream's: what the shell came to the client is told.
-func (p *process) run(ctx context.Context, f *build.Failure) error {
+func (p *process) run(ctx context.Context, f *build.Failure, asLeft bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(p.stream.Context(), func() { cancel(p.stream.Context().Err()) })()
@@ -129,7 +132,7 @@ func (p *process) run(ctx context.Context, f *build.Failure) error {
 			cancel(err)
 		}
 	}()
-	code, err := f.Shell(ctx, build.ShellRequest{Args: p.init.GetMeta().GetArgs(), Streams: build.Streams{
+	code, err := f.Shell(ctx, build.ShellRequest{Args: p.init.GetMeta().GetArgs(), AsLeft: asLeft, Streams: build.Streams{
 		Stdin: stdin, Stdout: output{p, 1}, Stderr: output{p, 2}, Terminal: p.init.Tty, Resize: sizes,
 	}})
 	if cause := context.Cause(ctx); cause != nil {

@@ -38,11 +38,34 @@ type story struct {
 	pulls    map[string]*controlpb.VertexStatus
 	names    names
 	def      build.Definition
-	counts   counts
+	warnings int
 }
 
 // counts are for the history.
-type counts struct{ total, completed, cached, warnings int }
+type counts struct{ total, completed, cached, warnings int32 }
+
+func (s *story) counts() counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[*controlpb.Vertex]bool{}
+	for _, v := range s.vertices {
+		seen[v] = true
+	}
+	for _, v := range s.own {
+		seen[v] = true
+	}
+	out := counts{warnings: int32(s.warnings)} //nolint:gosec // of a Dockerfile
+	for v := range seen {
+		out.total++
+		if v.Completed != nil {
+			out.completed++
+		}
+		if v.Cached {
+			out.cached++
+		}
+	}
+	return out
+}
 
 func newStory(ref string) *story {
 	return &story{ref: ref, vertices: map[*dockerfile.Vertex]*controlpb.Vertex{}, own: map[string]*controlpb.Vertex{}, pulls: map[string]*controlpb.VertexStatus{}}
@@ -177,20 +200,28 @@ func (s *story) within(name string, fn func(said progress) error) error {
 			began[what] = timestamppb.Now()
 		}
 		last[what] = [2]int64{current, total}
-		s.tellStatus(v, what, current, total, began[what], nil)
+		s.tellStatus(v, measure{what, current, total, began[what], nil})
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for what, at := range began {
-		s.tellStatus(v, what, last[what][0], last[what][1], at, timestamppb.Now())
+		s.tellStatus(v, measure{what, last[what][0], last[what][1], at, timestamppb.Now()})
 	}
 	return err
 }
 
-func (s *story) tellStatus(v *controlpb.Vertex, id string, current, total int64, began, ended *timestamppb.Timestamp) {
-	name, _, _ := strings.Cut(id, " ") // what is done, without what it is done to
+// measure says how far a part of a step has come.
+type measure struct {
+	id             string
+	current, total int64
+	began, ended   *timestamppb.Timestamp // ended is nil before the end
+}
+
+// tellStatus tells a measure of a vertex. Preconditions: mu is held.
+func (s *story) tellStatus(v *controlpb.Vertex, m measure) {
+	name, _, _ := strings.Cut(m.id, " ") // what is done, without what it is done to
 	s.tell(&controlpb.StatusResponse{Statuses: []*controlpb.VertexStatus{{
-		ID: id, Vertex: v.Digest, Name: name, Current: current, Total: total, Timestamp: timestamppb.Now(), Started: began, Completed: ended,
+		ID: m.id, Vertex: v.Digest, Name: name, Current: m.current, Total: m.total, Timestamp: timestamppb.Now(), Started: m.began, Completed: m.ended,
 	}}})
 }
 
@@ -209,7 +240,6 @@ func (s *story) Planned(plans []*dockerfile.Plan) {
 			list = append(list, s.vertex(v))
 		}
 	}
-	s.counts.total += len(list)
 	if len(list) > 0 {
 		s.tellVertex(list...)
 	}
@@ -296,10 +326,6 @@ func (s *story) Ended(v *dockerfile.Vertex, how build.Ending) {
 		return
 	}
 	pv := s.vertex(v)
-	s.counts.completed++
-	if how.Cached {
-		s.counts.cached++
-	}
 	if pv.Completed != nil {
 		return // as part of something above it
 	}
@@ -362,7 +388,7 @@ func (s *story) Pulling(image, id, status string, current, total int64) {
 	if current >= total {
 		done = timestamppb.Now()
 	}
-	s.tellStatus(v, name, current, total, st.Started, done)
+	s.tellStatus(v, measure{name, current, total, st.Started, done})
 }
 
 // endMetadata tells that images are known, also those that were there. Preconditions: mu is
@@ -407,7 +433,7 @@ func (s *story) warn(list []dockerfile.Warning) {
 		}
 		e.Warnings = append(e.Warnings, pw)
 	}
-	s.counts.warnings += len(list)
+	s.warnings += len(list)
 	s.tell(e)
 }
 

@@ -38,7 +38,7 @@ func (s *Service) Prune(ctx context.Context, r build.PruneRequest) ([]build.Usag
 	var out []build.Usage
 	for _, u := range before {
 		gone := slices.Contains(done.IDs, u.ID)
-		if u.Type == contextType && r.Keep == 0 && wanted(r, u) {
+		if u.Type == contextType && r.Whole() && wanted(r, u) {
 			if gone, err = s.contexts.Remove(u.ID); err != nil {
 				return out, err
 			}

@@ -297,9 +297,9 @@ func (a buildAPI) prune(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	p := build.PruneRequest{All: r.Bool("all"), IDs: f["id"], Types: f["type"]}
-	for _, name := range []string{"keep-storage", "reserved-space"} {
+	for name, to := range map[string]*int64{"keep-storage": &p.Keep, "reserved-space": &p.Keep, "max-used-space": &p.MaxUsed, "min-free-space": &p.MinFree} {
 		if v := r.Query(name); v != "" {
-			if p.Keep, err = units.RAMInBytes(v); err != nil {
+			if *to, err = units.RAMInBytes(v); err != nil {
 				return fmt.Errorf("%s %q: %w", name, v, errdefs.ErrInvalidArgument)
 			}
 		}

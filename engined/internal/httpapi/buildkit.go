@@ -76,7 +76,7 @@ func (a buildAPI) buildByKit(w http.ResponseWriter, r *request) error {
 	})
 	if err != nil {
 		out.write(progressMessage{Error: &progressError{Message: err.Error()}, Message: err.Error()})
-		return nil
+		return nil //nolint:nilerr // the stream has told it
 	}
 	if id := resp["containerimage.config.digest"]; id != "" {
 		out.write(progressMessage{ID: imageID, Aux: map[string]string{"ID": id}})

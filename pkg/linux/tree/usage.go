@@ -89,3 +89,13 @@ func (u *usage) add(ctx context.Context, d *os.File, name string) error {
 	}
 	return &os.PathError{Op: "openat", Path: d.Name() + "/" + name, Err: err}
 }
+
+// Free returns how many bytes a user without privileges can still write to the filesystem of
+// dir.
+func Free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil //nolint:gosec // of a disk
+}

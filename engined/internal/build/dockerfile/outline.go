@@ -75,10 +75,10 @@ func ReadOutline(ctx context.Context, source []byte, opts Options) (*Outline, er
 				continue
 			}
 			for _, m := range v.Run.Mounts {
-				switch m.Type {
-				case MountSecret:
+				if m.Type == MountSecret {
 					out.Secrets = given(out.Secrets, m, v)
-				case MountSSH:
+				}
+				if m.Type == MountSSH {
 					out.SSH = given(out.SSH, m, v)
 				}
 			}

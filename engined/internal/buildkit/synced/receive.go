@@ -38,7 +38,6 @@ type receiver struct {
 	names  bool              // no content is wanted
 
 	entries []entry
-	byName  map[string]int // of regular files that others may be hard links of; filled when one is
 	links   map[int]string // entries that are hard links, and of what
 	pending map[uint32]*pending
 	claimed int64

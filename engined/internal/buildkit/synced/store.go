@@ -58,7 +58,7 @@ func (k Key) id() string {
 func (s *Store) Receive(ctx context.Context, k Key, stream transfer.Stream, said func(int64)) (*Tree, func(), error) {
 	id := k.id()
 	release := s.use(id)
-	t, err := s.receive(ctx, filepath.Join(s.dir, id), id, k, stream, said)
+	t, err := s.receive(ctx, k, stream, said)
 	if err != nil {
 		release()
 		return nil, nil, err
@@ -69,7 +69,10 @@ func (s *Store) Receive(ctx context.Context, k Key, stream transfer.Stream, said
 	}, nil
 }
 
-func (s *Store) receive(ctx context.Context, dir, id string, k Key, stream transfer.Stream, said func(int64)) (*Tree, error) {
+// receive is Receive's work. Preconditions: the context is in use.
+func (s *Store) receive(ctx context.Context, k Key, stream transfer.Stream, said func(int64)) (*Tree, error) {
+	id := k.id()
+	dir := filepath.Join(s.dir, id)
 	lock := s.lock(id)
 	lock.Lock()
 	err := os.MkdirAll(dir, 0o700)

@@ -193,7 +193,9 @@ func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error)
 		if all[dir] != nil {
 			return nil, fmt.Errorf("platform-split=false would mix the files of %s with others", platforms.Format(p.plan.Platform))
 		}
-		all[dir] = files.NotAfter(t, b.epoch)
+		if all[dir], err = b.attested(ctx, files.NotAfter(t, b.epoch), p.plan); err != nil {
+			return nil, err
+		}
 	}
 	if t := all[""]; t != nil {
 		return t, nil

@@ -887,3 +887,31 @@ func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
 		t.Error("a command with a network is hermetic")
 	}
 }
+
+func TestProvenanceLiesAmongTheFilesOfAnOutput(t *testing.T) {
+	h := newHouse(t)
+	for _, row := range []struct {
+		p    Provenance
+		want string
+	}{{Provenance{Mode: "max"}, "provenance.json"}, {Provenance{Mode: "max", InlineOnly: true}, ""}, {Provenance{}, ""}} {
+		to := newMemory()
+		h.must(Request{
+			Dockerfile: define("FROM scratch\nCOPY a /dir/\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: row.p,
+			Outputs: []Output{{Type: OutputLocal, Sink: to}},
+		})
+		told := to.tree["provenance.json"]
+		if (told != "") != (row.want != "") || to.tree["dir/a"] != "text" {
+			t.Errorf("%+v: %v", row.p, to.tree)
+		}
+		if row.want != "" && (!strings.Contains(told, `"name": "dir/a"`) || !strings.Contains(told, digest.FromString("text").Encoded())) {
+			t.Errorf("no file among the subjects: %s", told)
+		}
+	}
+	_, _, err := h.try(Request{
+		Dockerfile: define("FROM scratch\nCOPY a /provenance.json\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: Provenance{Mode: "min"},
+		Outputs: []Output{{Type: OutputLocal, Sink: newMemory()}},
+	})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a file of that name: %v", err)
+	}
+}

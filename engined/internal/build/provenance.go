@@ -5,12 +5,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -18,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/files"
 	"strata/engined/internal/networks"
 	"strata/pkg/identifiers"
 )
@@ -56,7 +59,7 @@ func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before 
 	if before == nil || !finished {
 		a.times = &Times{b.started, time.Now().UTC()}
 	}
-	statement, err := json.Marshal(b.statement(o, img, a.times))
+	statement, err := json.Marshal(b.statement(subjectsOf(o, img), img.plan, a.times))
 	if err != nil {
 		return nil, err
 	}
@@ -119,20 +122,76 @@ func (p *Provenance) predicateType() string {
 	return "https://slsa.dev/provenance/v1"
 }
 
-// statement is an in-toto statement with a SLSA predicate, as BuildKit fills it in.
-//
-// Source: in-toto attestation spec v1 "Statement"; SLSA provenance v1 and v0.2;
-// moby/buildkit docs/attestations/slsa-definitions.md.
-func (b *builder) statement(o *output, img *madeImage, at *Times) any {
-	plan := img.plan
+// subjectsOf are the names of an image, all with its digest.
+func subjectsOf(o *output, img *madeImage) []subject {
 	sum := map[string]string{img.manifest.Digest.Algorithm().String(): img.manifest.Digest.Encoded()}
 	var subjects []subject
 	for _, name := range o.names {
-		subjects = append(subjects, subject{packageURL(name, "", &plan.Platform), sum})
+		subjects = append(subjects, subject{packageURL(name, "", &img.plan.Platform), sum})
 	}
 	if len(subjects) == 0 {
 		subjects = []subject{{"_", sum}}
 	}
+	return subjects
+}
+
+// filesOf are the files of a result as subjects.
+func filesOf(ctx context.Context, t files.Tree) ([]subject, error) {
+	items, err := files.Select(t, files.Wish{Sources: []string{"/"}})
+	if err != nil {
+		return nil, err
+	}
+	subjects := []subject{}
+	for i := range items {
+		if !items[i].Mode.IsRegular() {
+			continue
+		}
+		f, err := t.Open(items[i].Source)
+		if err != nil {
+			return nil, err
+		}
+		d, err := digest.FromReader(f)
+		_ = f.Close() // only read
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return nil, fmt.Errorf("read %s: %w", items[i].Source, err)
+		}
+		subjects = append(subjects, subject{items[i].Rel, map[string]string{d.Algorithm().String(): d.Encoded()}})
+	}
+	return subjects, nil
+}
+
+// provenanceFile is where an output of files has its provenance.
+const provenanceFile = "provenance.json"
+
+// attested is a result's files with what tells how they came to be. ErrInvalidArgument if
+// they have a file of that name.
+func (b *builder) attested(ctx context.Context, t files.Tree, plan *dockerfile.Plan) (files.Tree, error) {
+	if b.r.Provenance.Mode == "" || b.r.Provenance.InlineOnly {
+		return t, nil
+	}
+	subjects, err := filesOf(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.MarshalIndent(b.statement(subjects, plan, &Times{b.started, time.Now().UTC()}), "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.Lstat("/" + provenanceFile); err == nil {
+		return nil, fmt.Errorf("the result has a file %s, which its provenance would overwrite: %w", provenanceFile, errdefs.ErrInvalidArgument)
+	}
+	at := b.epoch
+	if at.IsZero() {
+		at = b.started
+	}
+	return files.With(t, provenanceFile, raw, at), nil
+}
+
+// statement is an in-toto statement with a SLSA predicate, as BuildKit fills it in.
+//
+// Source: in-toto attestation spec v1 "Statement"; SLSA provenance v1 and v0.2;
+// moby/buildkit docs/attestations/slsa-definitions.md.
+func (b *builder) statement(subjects []subject, plan *dockerfile.Plan, at *Times) any {
 	f := b.facts(plan, at)
 	predicate := f.v1(b.r.Provenance.BuilderID)
 	if b.r.Provenance.Version == slsa02 {

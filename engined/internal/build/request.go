@@ -143,6 +143,8 @@ type Provenance struct {
 	Mode      string // "", "min", "max"
 	Version   string // of SLSA: "v1" (which "" is, too) or "v0.2"
 	BuilderID string
+	// InlineOnly leaves outputs of files without one.
+	InlineOnly bool
 	SBOM      bool // not implemented
 	// Attrs are further attributes that the client has given the frontend: vcs:source,
 	// vcs:revision, context:NAME.

@@ -156,6 +156,7 @@ func setAttestations(attrs map[string]string, req *build.Request) error {
 	}
 	if p, ok := fields("provenance"); ok {
 		req.Provenance.Mode, req.Provenance.BuilderID, req.Provenance.Version = p["mode"], p["builder-id"], p["version"]
+		req.Provenance.InlineOnly, _ = strconv.ParseBool(p["inline-only"]) // "" is not
 		for k, v := range attrs {
 			if strings.HasPrefix(k, prefixVCS) || strings.HasPrefix(k, prefixContext) {
 				if req.Provenance.Attrs == nil {

@@ -2,6 +2,7 @@ package files
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -113,6 +114,51 @@ func (b beside) Xattrs(name string) (map[string]string, error) {
 	}
 	if a, ok := t.(attributed); ok {
 		return a.Xattrs(inner)
+	}
+	return nil, nil
+}
+
+// With returns t with one more file in its root, for everybody to read. t has none of that
+// name.
+func With(t Tree, name string, data []byte, at time.Time) Tree { return with{t, name, data, at} }
+
+type with struct {
+	Tree
+	name string
+	data []byte
+	at   time.Time
+}
+
+// Lstat implements Tree.
+func (w with) Lstat(name string) (Node, error) {
+	if path.Clean("/"+name) == "/"+w.name {
+		return Node{Mode: 0o644, Size: int64(len(w.data)), ModTime: w.at}, nil
+	}
+	return w.Tree.Lstat(name)
+}
+
+// ReadDir implements Tree.
+func (w with) ReadDir(name string) ([]string, error) {
+	list, err := w.Tree.ReadDir(name)
+	if err == nil && path.Clean("/"+name) == "/" {
+		list = append(slices.Clone(list), w.name)
+		slices.Sort(list)
+	}
+	return list, err
+}
+
+// Open implements Tree.
+func (w with) Open(name string) (io.ReadCloser, error) {
+	if path.Clean("/"+name) == "/"+w.name {
+		return io.NopCloser(bytes.NewReader(w.data)), nil
+	}
+	return w.Tree.Open(name)
+}
+
+// Xattrs implements attributed.
+func (w with) Xattrs(name string) (map[string]string, error) {
+	if a, ok := w.Tree.(attributed); ok && path.Clean("/"+name) != "/"+w.name {
+		return a.Xattrs(name)
 	}
 	return nil, nil
 }

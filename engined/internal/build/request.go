@@ -145,7 +145,7 @@ type Provenance struct {
 	BuilderID string
 	// InlineOnly leaves outputs of files without one.
 	InlineOnly bool
-	SBOM      bool // not implemented
+	SBOM       bool // not implemented
 	// Attrs are further attributes that the client has given the frontend: vcs:source,
 	// vcs:revision, context:NAME.
 	Attrs map[string]string

@@ -915,3 +915,21 @@ func TestProvenanceLiesAmongTheFilesOfAnOutput(t *testing.T) {
 		t.Errorf("a file of that name: %v", err)
 	}
 }
+
+func TestCachesInImagesAreThoseOfAllPlatforms(t *testing.T) {
+	registry := startRegistry(t)
+	r := Request{
+		Dockerfile: define("FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\n"), Context: tarSource{t: t, files: map[string]string{"a": "a"}},
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "s390x"}},
+		Tags:      []string{registry + "/team/both:1"}, Outputs: []Output{{Type: OutputImage, Attrs: map[string]string{"push": "true"}}}, CacheTo: []CacheOption{{Type: CacheInline}},
+	}
+	first, _ := newHouse(t).must(r)
+	r.CacheFrom = []CacheOption{{Type: CacheRegistry, Attrs: map[string]string{"ref": registry + "/team/both:1"}}}
+	second, w := newHouse(t).must(r)
+	if len(w.ended) > 0 || len(w.failed) > 0 {
+		t.Errorf("made %q; failed %q", w.ended, w.failed)
+	}
+	if first.Target.Digest != second.Target.Digest {
+		t.Errorf("%s and %s", first.Target.Digest, second.Target.Digest)
+	}
+}

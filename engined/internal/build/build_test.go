@@ -933,3 +933,25 @@ func TestCachesInImagesAreThoseOfAllPlatforms(t *testing.T) {
 		t.Errorf("%s and %s", first.Target.Digest, second.Target.Digest)
 	}
 }
+
+func TestServersAreToldWhoFetches(t *testing.T) {
+	var mu sync.Mutex
+	var said []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, r.UserAgent())
+		_, _ = w.Write([]byte("FROM scratch\n"))
+	}))
+	t.Cleanup(server.Close)
+	h := newHouse(t)
+	h.must(Request{Dockerfile: define("FROM scratch\nADD " + server.URL + "/x /\n")})
+	r, err := h.Remote(t.Context(), server.URL+"/Dockerfile", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	if len(said) != 2 || !strings.HasPrefix(said[0], "strata/") || !strings.HasPrefix(said[1], "strata/") {
+		t.Errorf("%q", said)
+	}
+}

@@ -884,3 +884,71 @@ func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
 		t.Error("a command with a network is hermetic")
 	}
 }
+
+func TestProvenanceLiesAmongTheFilesOfAnOutput(t *testing.T) {
+	h := newHouse(t)
+	for _, row := range []struct {
+		p    Provenance
+		want string
+	}{{Provenance{Mode: "max"}, "provenance.json"}, {Provenance{Mode: "max", InlineOnly: true}, ""}, {Provenance{}, ""}} {
+		to := newMemory()
+		h.must(Request{
+			Dockerfile: define("FROM scratch\nCOPY a /dir/\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: row.p,
+			Outputs: []Output{{Type: OutputLocal, Sink: to}},
+		})
+		told := to.tree["provenance.json"]
+		if (told != "") != (row.want != "") || to.tree["dir/a"] != "text" {
+			t.Errorf("%+v: %v", row.p, to.tree)
+		}
+		if row.want != "" && (!strings.Contains(told, `"name": "dir/a"`) || !strings.Contains(told, digest.FromString("text").Encoded())) {
+			t.Errorf("no file among the subjects: %s", told)
+		}
+	}
+	_, _, err := h.try(Request{
+		Dockerfile: define("FROM scratch\nCOPY a /provenance.json\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: Provenance{Mode: "min"},
+		Outputs: []Output{{Type: OutputLocal, Sink: newMemory()}},
+	})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a file of that name: %v", err)
+	}
+}
+
+func TestCachesInImagesAreThoseOfAllPlatforms(t *testing.T) {
+	registry := startRegistry(t)
+	r := Request{
+		Dockerfile: define("FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\n"), Context: tarSource{t: t, files: map[string]string{"a": "a"}},
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "s390x"}},
+		Tags:      []string{registry + "/team/both:1"}, Outputs: []Output{{Type: OutputImage, Attrs: map[string]string{"push": "true"}}}, CacheTo: []CacheOption{{Type: CacheInline}},
+	}
+	first, _ := newHouse(t).must(r)
+	r.CacheFrom = []CacheOption{{Type: CacheRegistry, Attrs: map[string]string{"ref": registry + "/team/both:1"}}}
+	second, w := newHouse(t).must(r)
+	if len(w.ended) > 0 || len(w.failed) > 0 {
+		t.Errorf("made %q; failed %q", w.ended, w.failed)
+	}
+	if first.Target.Digest != second.Target.Digest {
+		t.Errorf("%s and %s", first.Target.Digest, second.Target.Digest)
+	}
+}
+
+func TestServersAreToldWhoFetches(t *testing.T) {
+	var mu sync.Mutex
+	var said []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, r.UserAgent())
+		_, _ = w.Write([]byte("FROM scratch\n"))
+	}))
+	t.Cleanup(server.Close)
+	h := newHouse(t)
+	h.must(Request{Dockerfile: define("FROM scratch\nADD " + server.URL + "/x /\n")})
+	r, err := h.Remote(t.Context(), server.URL+"/Dockerfile", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	if len(said) != 2 || !strings.HasPrefix(said[0], "strata/") || !strings.HasPrefix(said[1], "strata/") {
+		t.Errorf("%q", said)
+	}
+}

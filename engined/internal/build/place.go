@@ -20,6 +20,7 @@ import (
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 	"strata/pkg/linux/mount"
+	"strata/pkg/version"
 )
 
 // place does a COPY or an ADD on the active snapshot.
@@ -138,6 +139,9 @@ func (b *builder) fetchAll(ctx context.Context, w *work) (part, digest.Digest, e
 	return part{t, items}, d, err
 }
 
+// userAgent is what servers are told: some refuse who does not say its name.
+func userAgent() string { return "strata/" + version.Version }
+
 // fetch downloads one URL to f.
 func fetch(ctx context.Context, source string, f *os.File) (files.Item, error) {
 	var it files.Item
@@ -145,6 +149,7 @@ func fetch(ctx context.Context, source string, f *os.File) (files.Item, error) {
 	if err != nil {
 		return it, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	req.Header.Set("User-Agent", userAgent())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return it, err

@@ -105,6 +105,7 @@ func (s *Service) remoteTar(ctx context.Context, ref string) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote context: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	req.Header.Set("User-Agent", userAgent())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("remote context: %w: %w", err, errdefs.ErrUnavailable)

@@ -103,6 +103,9 @@ func (b *builder) productTree(ctx context.Context, o *output, p *product) (files
 	if strings.ContainsRune(name, '/') {
 		return nil, fmt.Errorf("attestation-prefix=%s: want the beginning of a file's name: %w", o.attest.prefix, errdefs.ErrInvalidArgument)
 	}
+	if _, err := t.Lstat("/" + name); err == nil {
+		return nil, fmt.Errorf("the result has a file %s, which its provenance would hide; give the output an attestation-prefix: %w", name, errdefs.ErrInvalidArgument)
+	}
 	at := now.Truncate(time.Second)
 	if !b.epoch.IsZero() {
 		at = b.epoch

@@ -43,7 +43,7 @@ func TestAttributesBecomeARequest(t *testing.T) {
 	req, err := requestOf(t, map[string]string{
 		"target": "t", "build-arg:A": "1", "build-arg:B": "", "label:l": "v", "platform": "linux/arm64,linux/amd64/v1", "no-cache": "one,two",
 		"image-resolve-mode": "pull", "add-hosts": "a=1.2.3.4,b=::1", "shm-size": "1048576", "ulimit": "nofile=1:2,core=0", "force-network-mode": "host",
-		"cgroup-parent": "/p", "memory": "1024", "cpusetcpus": "0", "attest:provenance": "mode=min,builder-id=me,version=v0.2", "vcs:revision": "abc",
+		"cgroup-parent": "/p", "memory": "1024", "cpusetcpus": "0", "attest:provenance": "mode=min,builder-id=me,version=v0.2,inline-only=true", "vcs:revision": "abc",
 		"cache-imports": `[{"Type":"registry","Attrs":{"ref":"r"}}]`, "cache-from": "q", "context:base": "docker-image://x", "context:dir": "local:dir",
 		"context:plain": "docker-image:y", "context:layout": "oci-layout:store:tag", "hostname": "h", "build-arg:BUILDKIT_SANDBOX_HOSTNAME": "wins",
 	}, &controlpb.SolveRequest{
@@ -63,7 +63,7 @@ func TestAttributesBecomeARequest(t *testing.T) {
 	if !reflect.DeepEqual(req.Resources, want) || req.ShmSize != 1<<20 || req.Network != "host" || !slices.Equal(req.ExtraHosts, []string{"a:1.2.3.4", "b:::1"}) {
 		t.Errorf("commands: %+v", req)
 	}
-	if req.Provenance.Mode != "min" || req.Provenance.Version != "v0.2" || req.Provenance.BuilderID != "me" || req.Provenance.SBOM || req.Provenance.Attrs["vcs:revision"] != "abc" {
+	if req.Provenance.Mode != "min" || req.Provenance.Version != "v0.2" || !req.Provenance.InlineOnly || req.Provenance.BuilderID != "me" || req.Provenance.SBOM || req.Provenance.Attrs["vcs:revision"] != "abc" {
 		t.Errorf("provenance %+v", req.Provenance)
 	}
 	if len(req.CacheFrom) != 2 || req.CacheFrom[0].Attrs["ref"] != "r" || req.CacheFrom[1].Attrs["ref"] != "q" || len(req.CacheTo) != 1 || req.CacheTo[0].Type != "inline" {

@@ -490,3 +490,12 @@ func TestEpochsAreNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestPlatformArgumentsHaveTheVersionOfTheOS(t *testing.T) {
+	p := mustCompile(t, "FROM scratch\nARG TARGETPLATFORM\nARG TARGETOSVERSION\nCOPY <<EOF /x\n$TARGETPLATFORM $TARGETOSVERSION\nEOF\n", func(o *Options) {
+		o.Platform = ocispec.Platform{OS: "windows", Architecture: "amd64", OSVersion: "1.2"}
+	})
+	if got := p.Target.Copy.Files[0].Data; got != "windows(1.2)/amd64 1.2\n" {
+		t.Errorf("%q", got)
+	}
+}

@@ -245,12 +245,12 @@ func (c *compiler) platformArgs(given map[string]string) *environment {
 	}
 	out := &environment{}
 	for _, kv := range [][2]string{
-		{"BUILDPLATFORM", platforms.Format(b)},
+		{"BUILDPLATFORM", platforms.FormatAll(b)},
 		{"BUILDOS", b.OS},
 		{"BUILDOSVERSION", b.OSVersion},
 		{"BUILDARCH", b.Architecture},
 		{"BUILDVARIANT", b.Variant},
-		{"TARGETPLATFORM", platforms.Format(t)},
+		{"TARGETPLATFORM", platforms.FormatAll(t)},
 		{"TARGETOS", t.OS},
 		{"TARGETOSVERSION", t.OSVersion},
 		{"TARGETARCH", t.Architecture},

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -43,6 +45,9 @@ func (s *session) setBuildOutputs(b *buildclient.Build, c *cli.Context) error {
 			if err := annotate(o.Attrs, c.StringSlice("annotation")); err != nil {
 				return err
 			}
+		}
+		if o.Layout != "" && slices.ContainsFunc(b.Outputs, func(have buildclient.Output) bool { return have.Layout != "" }) {
+			return fmt.Errorf("invalid --output %q: only one can have tar=false", spec)
 		}
 		b.Outputs = append(b.Outputs, *o)
 	}
@@ -95,14 +100,16 @@ func (s *session) buildOutput(spec string) (*buildclient.Output, error) {
 			o.Type = imageOutput
 			break
 		}
-		return o, s.toFile(o, dest)
+		return o, s.toArchive(o, dest)
 	case "local":
 		if dest == "" {
 			return nil, errors.New("dest is required for local output")
 		}
 		o.Dir = dest
 		return o, nil
-	case "tar", "oci":
+	case "oci":
+		return o, s.toArchive(o, dest)
+	case "tar":
 		return o, s.toFile(o, dest)
 	case "":
 		return nil, fmt.Errorf("invalid --output %q: type is required", spec)
@@ -113,6 +120,25 @@ func (s *session) buildOutput(spec string) (*buildclient.Output, error) {
 		return nil, fmt.Errorf("invalid --output %q: dest is not for images", spec)
 	}
 	return o, nil
+}
+
+// toArchive is toFile, or with tar=false an OCI layout in a directory.
+func (s *session) toArchive(o *buildclient.Output, dest string) error {
+	v, ok := o.Attrs["tar"]
+	if !ok {
+		return s.toFile(o, dest)
+	}
+	tar, err := strconv.ParseBool(v)
+	switch {
+	case err != nil:
+		return fmt.Errorf("invalid --output: tar=%s: want true or false", v)
+	case tar:
+		return s.toFile(o, dest)
+	case dest == "" || dest == "-":
+		return fmt.Errorf("dest is required for %s output with tar=false", o.Type)
+	}
+	o.Layout = dest
+	return os.MkdirAll(dest, 0o755) //nolint:gosec // a result for the user
 }
 
 // toFile lets an archive go to a file, or to standard output.

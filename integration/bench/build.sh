@@ -90,6 +90,12 @@ builds 'build: cold, context of 50,000 files' 1 nothing one --no-cache "$b/many"
 change_many() { echo "$EPOCHREALTIME" >"$b/many/50/250"; }
 builds 'build: one of 50,000 files changed' 1 change_many one "$b/many"
 
+# --- much in few layers: the sources of Go, copied and copied again
+mkdir "$b/much"
+cp -rL "$(go env GOROOT)/src" "$b/much/src"
+printf 'FROM bench-build:1\nCOPY src /src\nRUN cp -r /src /again && cp -r /src /more\n' >"$b/much/Dockerfile"
+builds "build: cold, layers of $(du -sm "$b/much" | awk '{ print $1 * 3 }') MB" 1 nothing one --no-cache "$b/much"
+
 # --- ten at once
 mkdir "$b/ten"
 printf 'FROM bench-build:1\nARG N\nRUN echo $N >/n\nRUN md5sum /n >/sum\n' >"$b/ten/Dockerfile"

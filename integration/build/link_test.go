@@ -11,7 +11,7 @@ import (
 func linked(t *testing.T, s *harness.Stack) {
 	base := func(what string) string {
 		return mustBuild(t, s, "engine", "-q", "-t", "base:"+what, project(t, map[string]string{
-			"Dockerfile": "FROM busybox:test\nRUN mkdir -p /real/dir && ln -s /real /place && chmod 700 /real && echo " + what + " >/real/dir/base\n",
+			"Dockerfile": "FROM busybox:test\nRUN mkdir -p /real/dir && ln -s /real /place && chmod 700 /real && chmod 751 / && echo " + what + " >/real/dir/base\n",
 		}))
 	}
 	base("one")
@@ -40,8 +40,8 @@ func linked(t *testing.T, s *harness.Stack) {
 		}
 		for _, tag := range []string{"one", "two"} {
 			// The symlink of the base has become the directory that the instruction says.
-			got := s.OK("docker", "run", "--rm", "linked:"+tag, "sh", "-c", "cat /opt/a /place/dir/a /real/dir/base; test ! -L /place && ls /place/dir /real/dir; stat -c %a /real")
-			if want := files["a"] + files["a"] + tag + "\n/place/dir:\na\n\n/real/dir:\nbase\n700"; got != want {
+			got := s.OK("docker", "run", "--rm", "linked:"+tag, "sh", "-c", "cat /opt/a /place/dir/a /real/dir/base; test ! -L /place && ls /place/dir /real/dir; stat -c %a /real /")
+			if want := files["a"] + files["a"] + tag + "\n/place/dir:\na\n\n/real/dir:\nbase\n700\n751"; got != want {
 				t.Errorf("%s: base %s: %q, want %q", client, tag, got, want)
 			}
 		}

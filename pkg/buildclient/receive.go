@@ -44,7 +44,7 @@ func (s fileSend) DiffCopy(stream sessionpb.FileSend_DiffCopyServer) error {
 	}
 	switch o := s.outputs[id]; {
 	case o.Dir != "":
-		return receiveTree(packets{stream}, o.Dir)
+		return receiveTree(packets{stream}, o.Dir, o.Attrs["mode"] == "delete")
 	case o.File != nil:
 		return receiveFile(stream, o.File, md)
 	}
@@ -85,12 +85,13 @@ type receiver struct {
 	files map[uint32]*os.File // that are being received
 	stats map[uint32]*sessionpb.Stat
 	dirs  []*sessionpb.Stat // whose times are set at the end
+	names map[string]bool   // that have come
 	next  uint32
 	ended bool
 }
 
-// receiveTree receives a tree into dir, beside what is there.
-func receiveTree(stream packets, dir string) error {
+// receiveTree receives a tree into dir, beside what is there or (alone) in its place.
+func receiveTree(stream packets, dir string, alone bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a result for the user
 		return err
 	}
@@ -99,7 +100,7 @@ func receiveTree(stream packets, dir string) error {
 		return err
 	}
 	defer func() { _ = root.Close() }() // only a descriptor
-	r := &receiver{root: root, files: map[uint32]*os.File{}, stats: map[uint32]*sessionpb.Stat{}}
+	r := &receiver{root: root, files: map[uint32]*os.File{}, stats: map[uint32]*sessionpb.Stat{}, names: map[string]bool{".": true}}
 	defer r.drop()
 	asks := transfer.NewQueue()
 	g, ctx := errgroup.WithContext(stream.Context())
@@ -108,6 +109,11 @@ func receiveTree(stream packets, dir string) error {
 		defer asks.End()
 		if err := r.receive(stream, asks); err != nil {
 			return err
+		}
+		if alone {
+			if err := r.removeOthers("."); err != nil {
+				return err
+			}
 		}
 		if err := r.finishDirs(); err != nil {
 			return err
@@ -125,6 +131,32 @@ func receiveTree(stream packets, dir string) error {
 	err = g.Wait()
 	if err != nil {
 		return fmt.Errorf("write %s: %w", dir, err)
+	}
+	return nil
+}
+
+// removeOthers removes from a directory what has not come.
+func (r *receiver) removeOthers(dir string) error {
+	f, err := r.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	_ = f.Close() // only read
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		switch {
+		case !r.names[name]:
+			err = r.root.RemoveAll(name)
+		case e.IsDir():
+			err = r.removeOthers(name)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -177,6 +209,7 @@ func (r *receiver) stat(id uint32, st *sessionpb.Stat, asks *transfer.Queue) err
 	if path.Clean(st.Path) != st.Path || path.IsAbs(st.Path) {
 		return fmt.Errorf("%q is no name of a file", st.Path)
 	}
+	r.names[st.Path] = true
 	if old, err := r.root.Lstat(st.Path); err == nil && (old.IsDir() != mode.IsDir() || !mode.IsDir() && !mode.IsRegular()) {
 		if err := r.root.RemoveAll(st.Path); err != nil {
 			return err

@@ -52,12 +52,13 @@ type Build struct {
 }
 
 // Output is one thing to be made of the result: Dir for a directory, File for an archive,
-// neither for what stays at the daemon.
+// Layout for an OCI layout, none of them for what stays at the daemon.
 type Output struct {
-	Type  string
-	Attrs map[string]string
-	Dir   string
-	File  func(meta map[string]string) (File, error)
+	Type   string
+	Attrs  map[string]string
+	Dir    string
+	Layout string // a directory; of one output only, with tar=false among Attrs
+	File   func(meta map[string]string) (File, error)
 }
 
 // File takes an archive. One of Close, after all of it, and Abort is called.
@@ -206,7 +207,7 @@ func (b *Build) solve(ctx context.Context, conn *Conn, session string, res *Resu
 		return err
 	}
 	res.Response = r.ExporterResponse
-	return b.tagCaches(res.Response)
+	return errors.Join(b.tagCaches(res.Response), b.nameLayout(res.Response))
 }
 
 // entry is c as Solve has it; in key it names the store of c's directory.

@@ -57,6 +57,15 @@ const (
 // an OCI layout of the client, as JSON: the client keeps the index.
 const KeyCacheManifest = "cache.manifest"
 
+// StoreExport is the store of the client's that takes an image as an OCI layout. The client
+// writes its index by what Solve answers under KeyImageDescriptor (base64 of a descriptor)
+// and KeyImageName (a list with commas).
+const (
+	StoreExport        = "export"
+	KeyImageDescriptor = "containerimage.descriptor"
+	KeyImageName       = "image.name"
+)
+
 // Names of the local sources of the Dockerfile frontend.
 const (
 	LocalContext    = "context"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"runtime"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -51,5 +52,47 @@ func TestNewReaderRefusesWhatItCannotRead(t *testing.T) {
 	}
 	if b, err := io.ReadAll(r); len(b) != 0 || err != nil {
 		t.Errorf("empty stream: %q, %v", b, err)
+	}
+}
+
+func TestNewWriterIsUndone(t *testing.T) {
+	// More than a block of a goroutine's, and the same whatever the number of them.
+	want := bytes.Repeat([]byte("0123456789 abcdef\n"), 3*block/16)
+	for _, kind := range []Kind{None, Gzip, Zstd} {
+		for _, level := range []int{DefaultLevel, 0, 1, 9} {
+			var streams [2][]byte
+			for i, cpus := range []int{1, 8} {
+				before := runtime.GOMAXPROCS(cpus)
+				var b bytes.Buffer
+				w, err := NewWriter(&b, kind, level)
+				if err != nil {
+					t.Fatalf("%s, level %d: %v", kind, level, err)
+				}
+				_, err = w.Write(want)
+				if err := errors.Join(err, w.Close()); err != nil {
+					t.Fatalf("%s, level %d: %v", kind, level, err)
+				}
+				runtime.GOMAXPROCS(before)
+				streams[i] = b.Bytes()
+			}
+			if !bytes.Equal(streams[0], streams[1]) {
+				t.Errorf("%s, level %d: 8 CPUs give another stream than one", kind, level)
+			}
+			r, err := NewReader(bytes.NewReader(streams[0]))
+			if err != nil {
+				t.Fatalf("%s, level %d: %v", kind, level, err)
+			}
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s, level %d: %d bytes, %v; want %d", kind, level, len(got), err, len(want))
+			}
+		}
+	}
+	for kind, class := range map[Kind]error{Xz: errdefs.ErrNotImplemented, Bzip2: errdefs.ErrNotImplemented} {
+		if _, err := NewWriter(io.Discard, kind, DefaultLevel); !errors.Is(err, class) {
+			t.Errorf("%s: %v, want %v", kind, err, class)
+		}
+	}
+	if _, err := NewWriter(io.Discard, Gzip, 10); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("gzip, level 10: %v", err)
 	}
 }

@@ -512,3 +512,17 @@ func FuzzReference(f *testing.F) {
 		}
 	})
 }
+
+// A registry that is insecure by configuration is asked with TLS first, and then without: to
+// wait before the second would cost a fifth of a second with each request.
+func TestAPlainServerIsNotAskedForTLSAgain(t *testing.T) {
+	plain := newHostile(t, false)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+plain.Listener.Addr().String()+"/v2/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = http.DefaultClient.Do(req)
+	if err == nil || transient(classify(err)) {
+		t.Errorf("asked again after %v", err)
+	}
+}

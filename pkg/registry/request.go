@@ -146,7 +146,7 @@ func transient(err error) bool {
 		return false
 	case errors.As(err, &e):
 		return e.transient()
-	case errors.As(err, &cert):
+	case errors.As(err, &cert), errors.Is(err, http.ErrSchemeMismatch):
 		return false
 	case errors.As(err, &dns):
 		return dns.IsTemporary || dns.IsTimeout

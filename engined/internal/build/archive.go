@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -16,9 +16,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"strata/engined/internal/build/dockerfile"
-	"strata/engined/internal/build/files"
 )
 
 // writeArchive streams an image as an OCI layout; type=docker adds the manifest.json that
@@ -33,7 +30,7 @@ func (b *builder) writeArchive(ctx context.Context, o *output, m *made) error {
 	if err != nil {
 		return err
 	}
-	a := &archiver{ctx: ctx, b: b, tw: tar.NewWriter(w), seen: map[digest.Digest]bool{}}
+	a := &archiver{ctx: ctx, b: b, tw: tar.NewWriter(w)}
 	err = a.write(o, m)
 	if err == nil {
 		err = a.tw.Close()
@@ -41,12 +38,48 @@ func (b *builder) writeArchive(ctx context.Context, o *output, m *made) error {
 	return errors.Join(err, w.Close())
 }
 
-// archiver writes blobs and documents into a tar, each once.
+// writeBlobs gives an image to a client's store, what others refer to first.
+func (b *builder) writeBlobs(ctx context.Context, o *output, m *made) error {
+	ctx, err := b.leased(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range m.content() {
+		info, err := b.s.sup.ContentInfo(ctx, d.Digest)
+		if err != nil {
+			return fmt.Errorf("export %s: %w", d.Digest, err)
+		}
+		d.Size = info.Size
+		if err := o.Blobs.Write(ctx, d, b.s.sup.OpenContent(ctx, d)); err != nil {
+			return fmt.Errorf("export %s: %w", d.Digest, err)
+		}
+	}
+	return nil
+}
+
+// content is all that an image consists of, what others refer to first.
+func (m *made) content() []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	for _, img := range m.images {
+		out = append(append(out, img.layers...), img.config, img.manifest)
+		if img.attestation != nil {
+			out = append(out, img.attestation.blobs...)
+		}
+	}
+	out = append(out, m.target)
+	seen := map[digest.Digest]bool{}
+	return slices.DeleteFunc(out, func(d ocispec.Descriptor) bool {
+		again := seen[d.Digest]
+		seen[d.Digest] = true
+		return again
+	})
+}
+
+// archiver writes blobs and documents into a tar.
 type archiver struct {
-	ctx  context.Context //nolint:containedctx // of one call of writeArchive
-	b    *builder
-	tw   *tar.Writer
-	seen map[digest.Digest]bool
+	ctx context.Context //nolint:containedctx // of one call of writeArchive
+	b   *builder
+	tw  *tar.Writer
 }
 
 func (a *archiver) write(o *output, m *made) error {
@@ -55,20 +88,10 @@ func (a *archiver) write(o *output, m *made) error {
 			return err
 		}
 	}
-	for _, img := range m.images {
-		list := append([]ocispec.Descriptor{img.config}, img.layers...)
-		list = append(list, img.manifest)
-		if img.attestation != nil {
-			list = append(list, img.attestation.blobs...)
+	for _, d := range m.content() {
+		if err := a.blob(d); err != nil {
+			return err
 		}
-		for _, d := range list {
-			if err := a.blob(d); err != nil {
-				return err
-			}
-		}
-	}
-	if err := a.blob(m.target); err != nil {
-		return err
 	}
 	if o.Type == OutputDocker {
 		if err := a.document("manifest.json", dockerManifest(o, &m.images[0])); err != nil {
@@ -143,10 +166,6 @@ func blobPath(d digest.Digest) string { return path.Join("blobs", d.Algorithm().
 
 // blob writes content of the store.
 func (a *archiver) blob(d ocispec.Descriptor) error {
-	if a.seen[d.Digest] {
-		return nil
-	}
-	a.seen[d.Digest] = true
 	info, err := a.b.s.sup.ContentInfo(a.ctx, d.Digest)
 	if err != nil {
 		return fmt.Errorf("export %s: %w", d.Digest, err)
@@ -169,55 +188,4 @@ func (a *archiver) document(name string, v any) error {
 	}
 	_, err = a.tw.Write(raw)
 	return err
-}
-
-// resultTree is the result's files: of one platform, or with a directory for each. What is
-// mounted for it stays until the build ends.
-func (b *builder) resultTree(ctx context.Context, o *output) (files.Tree, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]files.Tree{}
-	for _, p := range b.products {
-		root, unmount, err := b.s.mountView(ctx, p.top.Snapshot)
-		if err != nil {
-			return nil, err
-		}
-		b.later(unmount)
-		t, err := files.OpenRoot(root)
-		if err != nil {
-			return nil, err
-		}
-		b.later(func() { _ = t.Close() }) // only a descriptor
-		dir := ""
-		if o.split {
-			dir = platformDir(p.plan.Platform)
-		}
-		if all[dir] != nil {
-			return nil, fmt.Errorf("platform-split=false would mix the files of %s with others", platforms.Format(p.plan.Platform))
-		}
-		all[dir] = files.NotAfter(t, epoch)
-	}
-	if t := all[""]; t != nil {
-		return t, nil
-	}
-	return files.Beside(all), nil
-}
-
-// platformDir is BuildKit's name of a platform's directory: linux_arm64.
-func platformDir(p ocispec.Platform) string {
-	out := p.OS + "_" + p.Architecture
-	if p.Variant != "" {
-		out += "_" + p.Variant
-	}
-	return out
-}
-
-func writeTree(ctx context.Context, w io.Writer, t files.Tree) error {
-	tw := tar.NewWriter(w)
-	if err := files.WriteTar(ctx, tw, t); err != nil {
-		return err
-	}
-	return tw.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -34,6 +35,8 @@ type builder struct {
 	r        Request
 	o        Observer
 	started  time.Time
+	epoch    time.Time // of all that is made; zero for none
+	dated    string    // the same in seconds, "" for none
 	products []*product
 	contexts map[string]*lazy // by name; "" is the main one
 	repos    repos
@@ -46,7 +49,7 @@ type builder struct {
 	solving  map[*dockerfile.Vertex]*promise
 	reported map[*dockerfile.Vertex]bool
 	undo     []func()
-	fetched  []material // from the network
+	fetched  []Material // from the network
 
 	failing sync.Mutex // held while the client looks at a failure
 
@@ -95,6 +98,9 @@ func (b *builder) plan(ctx context.Context) error {
 		b.warn()
 		return err
 	}
+	if b.epoch = b.products[0].plan.Epoch; !b.epoch.IsZero() {
+		b.dated = strconv.FormatInt(b.epoch.Unix(), 10)
+	}
 	plans := make([]*dockerfile.Plan, 0, len(b.products))
 	for _, p := range b.products {
 		plans = append(plans, p.plan)
@@ -118,7 +124,7 @@ func (b *builder) warn() {
 
 // compile reads the Dockerfile for one platform.
 func (b *builder) compile(ctx context.Context, p ocispec.Platform, all bool) (*dockerfile.Plan, error) {
-	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	exclude, err := IgnorePatterns(b.r.Dockerfile.Ignore)
 	if err != nil {
 		return nil, err
 	}

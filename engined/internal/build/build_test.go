@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,7 @@ type tarSource struct {
 	t     *testing.T
 	files map[string]string
 	asked *[]string
+	mode  int64 // zero means 0644
 }
 
 func (s tarSource) Files(_ context.Context, paths, _ []string) (files.Tree, error) {
@@ -123,7 +125,7 @@ func (s tarSource) Files(_ context.Context, paths, _ []string) (files.Tree, erro
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
 	for name, text := range s.files {
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: cmp.Or(s.mode, 0o644), Size: int64(len(text))}); err != nil {
 			return nil, err
 		}
 		_, _ = tw.Write([]byte(text))
@@ -288,12 +290,9 @@ func TestSeveralPlatformsMakeAnIndex(t *testing.T) {
 }
 
 func TestProgramsOfAnotherPlatformNeedAnInterpreter(t *testing.T) {
-	if emulated(binfmtDir, "s390x") {
-		t.Fatal("this host has an interpreter for s390x: choose another platform")
-	}
 	h := newHouse(t)
-	_, _, err := h.try(Request{Dockerfile: define("FROM scratch\nRUN [\"/x\"]\n"), Platforms: []ocispec.Platform{platform("linux/s390x")}})
-	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "linux/s390x do not run on linux/") || !strings.Contains(err.Error(), "qemu-user-static") {
+	_, _, err := h.try(Request{Dockerfile: define("FROM scratch\nRUN [\"/x\"]\n"), Platforms: []ocispec.Platform{platform("linux/alpha")}})
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "linux/alpha do not run on linux/") || !strings.Contains(err.Error(), "qemu-user-static") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -556,7 +555,7 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	h.must(Request{Dockerfile: define("FROM scratch\nCOPY <<EOF /x\nx\nEOF\n"), Tags: []string{"docker.io/library/base:1"}})
 	r := Request{
 		Dockerfile: define("FROM base:1\nARG PASSPHRASE\nCOPY <<EOF /y\ny\nEOF\n"), Tags: []string{"docker.io/library/proved:1"},
-		Args: map[string]string{"PASSPHRASE": "xyzzy"}, Provenance: Provenance{Mode: "min", BuilderID: "here"},
+		Args: map[string]string{"PASSPHRASE": "xyzzy"}, Provenance: Provenance{Mode: "min", BuilderID: "here", Attrs: map[string]string{"vcs:source": "https://me:hunter2@h/r.git", "context:foo": "https://me:hunter2@h/foo"}},
 	}
 	res, _ := h.must(r)
 	i := h.index(res.Target)
@@ -572,10 +571,19 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"predicateType":"https://slsa.dev/provenance/v0.2"`, "pkg:docker/base@1?platform=linux", `"id":"here"`, i.Manifests[0].Digest.Encoded()} {
+	for _, want := range []string{
+		`"_type":"https://in-toto.io/Statement/v1"`, `"predicateType":"https://slsa.dev/provenance/v1"`, "pkg:docker/base@1?platform=linux", `"id":"here"`, i.Manifests[0].Digest.Encoded(),
+		`"vcs":{"source":"https://xxxxx:xxxxx@h/r.git"}`, `"context:foo":"https://xxxxx:xxxxx@h/foo"`, `"configSource":{"path":"Dockerfile"}`,
+	} {
 		if !strings.Contains(string(statement), want) {
 			t.Errorf("no %s in %s", want, statement)
 		}
+	}
+	if m.Layers[0].Annotations["in-toto.io/predicate-type"] != "https://slsa.dev/provenance/v1" {
+		t.Errorf("annotations %v", m.Layers[0].Annotations)
+	}
+	if strings.Contains(string(statement), "hunter2") {
+		t.Error("a password is told")
 	}
 	if strings.Contains(string(statement), "xyzzy") {
 		t.Error("mode=min tells the build arguments")
@@ -586,6 +594,16 @@ func TestProvenanceLiesBesideTheImage(t *testing.T) {
 	if again, _ := h.must(r); again.Target.Digest != res.Target.Digest {
 		t.Error("a build in which nothing changed made another index")
 	}
+	r.Provenance.Version = "v0.2"
+	older, _ := h.must(r)
+	if older.Target.Digest == res.Target.Digest {
+		t.Error("version=v0.2 says the same")
+	}
+	r.Provenance.Version = "v3"
+	if _, _, err := h.try(r); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("version=v3: %v", err)
+	}
+	r.Provenance.Version = ""
 	r.Provenance.Mode = "max"
 	if max, _ := h.must(r); max.Target.Digest == res.Target.Digest {
 		t.Error("mode=max says nothing more")
@@ -767,4 +785,170 @@ func startRegistry(t *testing.T) string {
 	}
 	t.Fatal("registry did not start")
 	return ""
+}
+
+func TestWhatIsFetchedIsNotTakenForAFileOfTheContext(t *testing.T) {
+	var packed bytes.Buffer
+	tw := tar.NewWriter(&packed)
+	if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "inside", Mode: 0o600}), tw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(packed.Bytes()) }))
+	t.Cleanup(server.Close)
+	h := newHouse(t)
+	// With the mode of a file that is fetched, so that nothing but its origin differs.
+	context := tarSource{t: t, files: map[string]string{"a.tar": packed.String()}, mode: 0o600}
+	local := h.content(Request{Dockerfile: define("FROM scratch\nADD a.tar /\n"), Context: context})
+	remote := h.content(Request{Dockerfile: define("FROM scratch\nADD " + server.URL + "/a.tar /\n")})
+	if _, ok := local["inside"]; !ok {
+		t.Errorf("an archive of the context: %v", local)
+	}
+	if _, ok := remote["a.tar"]; !ok {
+		t.Errorf("an archive that was fetched: %v", remote)
+	}
+}
+
+func TestArchivesOfAPatternAreAllUnpacked(t *testing.T) {
+	archive := func(name string) string {
+		var b bytes.Buffer
+		tw := tar.NewWriter(&b)
+		if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600}), tw.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	h := newHouse(t)
+	context := tarSource{t: t, files: map[string]string{"a.tar": archive("one"), "b.tar": archive("two"), "c.txt": "c", "d.txt": "d"}}
+	tree := h.content(Request{Dockerfile: define("FROM scratch\nADD *.tar /dest\n"), Context: context})
+	if _, ok := tree["dest/one"]; !ok || len(tree) != 2 {
+		t.Errorf("%v", tree)
+	}
+	if _, _, err := h.try(Request{Dockerfile: define("FROM scratch\nADD *.txt /dest\n"), Context: context}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "must be a directory") {
+		t.Errorf("several files for one name: %v", err)
+	}
+}
+
+func TestTheDockerfileSaysWhenEverythingWasMade(t *testing.T) {
+	h := newHouse(t)
+	const text = "ARG SOURCE_DATE_EPOCH=1445412480\nFROM scratch\nCOPY a /\n"
+	for _, row := range []struct {
+		args map[string]string
+		want int64
+	}{{nil, 1445412480}, {map[string]string{"SOURCE_DATE_EPOCH": "1700000000"}, 1700000000}} {
+		res, _ := h.must(Request{Dockerfile: define(text), Context: tarSource{t: t, files: map[string]string{"a": "a"}}, Args: row.args})
+		if at := res.Image.Config.Created; at == nil || at.Unix() != row.want {
+			t.Errorf("%v: made %v", row.args, at)
+		}
+	}
+}
+
+func TestVersionsOfAnOSAreInTheNamesOfDirectories(t *testing.T) {
+	for _, row := range []struct {
+		p    ocispec.Platform
+		want string
+	}{
+		{ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, "linux_arm_v7"},
+		{ocispec.Platform{OS: "windows", Architecture: "amd64", OSVersion: "10.0.1"}, "windows(10.0.1)_amd64"},
+	} {
+		if got := platformDir(row.p); got != row.want {
+			t.Errorf("%+v: %s, want %s", row.p, got, row.want)
+		}
+	}
+}
+
+func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
+	b := &builder{s: &Service{}, r: Request{
+		Dockerfile: define("FROM scratch"), Args: map[string]string{"A": "1"},
+		Provenance: Provenance{Mode: "max", Context: &Material{"https://h/r.git#v1", map[string]string{"sha1": "abc"}}, ContextURI: "https://h/r.git#v1:dir"},
+	}}
+	plan := &dockerfile.Plan{Vertices: []*dockerfile.Vertex{{Name: "RUN x", Run: &dockerfile.Run{Network: "none", Mounts: []dockerfile.Mount{{Type: dockerfile.MountSSH, ID: "key", Required: true}}}}}}
+	f := b.facts(plan, &Times{})
+	for name, predicate := range map[string]any{"v1": f.v1("me"), "v0.2": f.v02("me")} {
+		raw, err := json.Marshal(predicate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			`"uri":"https://h/r.git#v1:dir"`, `{"uri":"https://h/r.git#v1","digest":{"sha1":"abc"}}`, `"build-arg:A":"1"`, `"ssh":[{"id":"key","optional":false}]`, `"id":"me"`, `"op":"RUN x"`, `hermetic":true`,
+		} {
+			if !strings.Contains(string(raw), want) {
+				t.Errorf("%s: no %s in %s", name, want, raw)
+			}
+		}
+		if strings.Contains(string(raw), "locals") {
+			t.Errorf("%s: directories of the client in %s", name, raw)
+		}
+	}
+	plan.Vertices[0].Run.Network = "default"
+	if b.facts(plan, &Times{}).hermetic {
+		t.Error("a command with a network is hermetic")
+	}
+}
+
+func TestProvenanceLiesAmongTheFilesOfAnOutput(t *testing.T) {
+	h := newHouse(t)
+	for _, row := range []struct {
+		p    Provenance
+		want string
+	}{{Provenance{Mode: "max"}, "provenance.json"}, {Provenance{Mode: "max", InlineOnly: true}, ""}, {Provenance{}, ""}} {
+		to := newMemory()
+		h.must(Request{
+			Dockerfile: define("FROM scratch\nCOPY a /dir/\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: row.p,
+			Outputs: []Output{{Type: OutputLocal, Sink: to}},
+		})
+		told := to.tree["provenance.json"]
+		if (told != "") != (row.want != "") || to.tree["dir/a"] != "text" {
+			t.Errorf("%+v: %v", row.p, to.tree)
+		}
+		if row.want != "" && (!strings.Contains(told, `"name": "dir/a"`) || !strings.Contains(told, digest.FromString("text").Encoded())) {
+			t.Errorf("no file among the subjects: %s", told)
+		}
+	}
+	_, _, err := h.try(Request{
+		Dockerfile: define("FROM scratch\nCOPY a /provenance.json\n"), Context: tarSource{t: t, files: map[string]string{"a": "text"}}, Provenance: Provenance{Mode: "min"},
+		Outputs: []Output{{Type: OutputLocal, Sink: newMemory()}},
+	})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a file of that name: %v", err)
+	}
+}
+
+func TestCachesInImagesAreThoseOfAllPlatforms(t *testing.T) {
+	registry := startRegistry(t)
+	r := Request{
+		Dockerfile: define("FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\n"), Context: tarSource{t: t, files: map[string]string{"a": "a"}},
+		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "s390x"}},
+		Tags:      []string{registry + "/team/both:1"}, Outputs: []Output{{Type: OutputImage, Attrs: map[string]string{"push": "true"}}}, CacheTo: []CacheOption{{Type: CacheInline}},
+	}
+	first, _ := newHouse(t).must(r)
+	r.CacheFrom = []CacheOption{{Type: CacheRegistry, Attrs: map[string]string{"ref": registry + "/team/both:1"}}}
+	second, w := newHouse(t).must(r)
+	if len(w.ended) > 0 || len(w.failed) > 0 {
+		t.Errorf("made %q; failed %q", w.ended, w.failed)
+	}
+	if first.Target.Digest != second.Target.Digest {
+		t.Errorf("%s and %s", first.Target.Digest, second.Target.Digest)
+	}
+}
+
+func TestServersAreToldWhoFetches(t *testing.T) {
+	var mu sync.Mutex
+	var said []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, r.UserAgent())
+		_, _ = w.Write([]byte("FROM scratch\n"))
+	}))
+	t.Cleanup(server.Close)
+	h := newHouse(t)
+	h.must(Request{Dockerfile: define("FROM scratch\nADD " + server.URL + "/x /\n")})
+	r, err := h.Remote(t.Context(), server.URL+"/Dockerfile", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	if len(said) != 2 || !strings.HasPrefix(said[0], "strata/") || !strings.HasPrefix(said[1], "strata/") {
+		t.Errorf("%q", said)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -194,8 +196,12 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile.Vertex, rec *Record) error {
 	link, ok := b.s.cache.get(rec.Link)
 	layer := b.links.layerOf(v)
-	if !ok || link.Layer == nil || layer == nil {
+	if !ok || link.Layer == nil || layer == nil || !b.hasLayer(ctx, link) {
 		return nil // it has no files, or was pruned by id
+	}
+	link, err := b.ensureLayer(ctx, link, "")
+	if err != nil {
+		return err
 	}
 	plain, err := b.plainKey(ctx, layer)
 	if err != nil {
@@ -286,10 +292,32 @@ func (b *builder) readCache(ctx context.Context, c CacheOption) (map[string]fore
 	if err != nil {
 		return nil, err
 	}
-	config, err := cacheConfigOf(ctx, blobs, target, b.s.host, 0)
+	configs, err := cacheConfigsOf(ctx, blobs, target, 0)
 	if err != nil {
 		return nil, err
 	}
+	known := map[string]foreign{}
+	for _, c := range configs {
+		found, cerr := readCacheConfig(ctx, blobs, c)
+		if cerr != nil {
+			err = errors.Join(err, cerr)
+			continue
+		}
+		for k, f := range found {
+			if _, ok := known[k]; !ok {
+				known[k] = f
+			}
+		}
+	}
+	if len(known) > 0 {
+		err = nil // of one platform, say
+	}
+	return known, err
+}
+
+// readCacheConfig reads one configuration: a cache's, or that of an image with a cache
+// inline.
+func readCacheConfig(ctx context.Context, blobs Blobs, config ocispec.Descriptor) (map[string]foreign, error) {
 	raw, err := readBlob(ctx, blobs, config, maxCacheConfig)
 	if err != nil {
 		return nil, err
@@ -327,31 +355,43 @@ func cacheTarget(ctx context.Context, c CacheOption, blobs Blobs) (ocispec.Descr
 	return blobs.Resolve(ctx, tag)
 }
 
-// cacheConfigOf finds the configuration below a manifest or an index, which may be
-// BuildKit's older form that lists layers and configuration themselves.
-func cacheConfigOf(ctx context.Context, blobs Blobs, d ocispec.Descriptor, host ocispec.Platform, depth int) (ocispec.Descriptor, error) {
+// maxCaches bounds the images of an index that are asked for their caches.
+const maxCaches = 64
+
+// cacheConfigsOf finds the configurations below a manifest or an index: those of all
+// platforms, or that of BuildKit's older form, which lists layers and configuration itself.
+func cacheConfigsOf(ctx context.Context, blobs Blobs, d ocispec.Descriptor, depth int) ([]ocispec.Descriptor, error) {
 	raw, err := readBlob(ctx, blobs, d, manifest.MaxSize)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
 	doc, err := manifest.Parse(d.MediaType, raw)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
 	if !doc.IsIndex() {
-		return doc.Config, nil
+		return []ocispec.Descriptor{doc.Config}, nil
 	}
 	for _, c := range doc.Manifests {
 		if c.MediaType == mediaTypeCacheConfig {
-			return c, nil
+			return []ocispec.Descriptor{c}, nil
 		}
 	}
-	for _, c := range manifest.Select(doc.Manifests, []ocispec.Platform{host}) {
-		if !manifest.IsAttestation(c) && depth < maxDepth {
-			return cacheConfigOf(ctx, blobs, c, host, depth+1)
+	var out []ocispec.Descriptor
+	for _, c := range doc.Manifests {
+		if manifest.IsAttestation(c) || depth >= maxDepth || len(out) >= maxCaches {
+			continue
 		}
+		more, err := cacheConfigsOf(ctx, blobs, c, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
 	}
-	return d, fmt.Errorf("index %s has no cache: %w", d.Digest, errdefs.ErrNotFound)
+	if len(out) == 0 {
+		return nil, fmt.Errorf("index %s has no cache: %w", d.Digest, errdefs.ErrNotFound)
+	}
+	return out, nil
 }
 
 // fromElsewhere makes the record of v, and of what is below it, of a cache elsewhere; nil
@@ -468,7 +508,7 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone 
 	for _, x := range f.layers {
 		ids = append(ids, x.DiffID)
 	}
-	if err := b.settle(ctx, rec, active, manifest.ChainIDs(ids)[len(ids)-1].String()); err != nil {
+	if err := b.settle(ctx, rec, manifest.ChainIDs(ids)[len(ids)-1].String(), supervisor.Commit{Key: active}); err != nil {
 		return err
 	}
 	rec.Layer = &l

@@ -8,12 +8,10 @@ import (
 	"strconv"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	unpacking "strata/pkg/compression"
+	packing "strata/pkg/compression"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
 )
@@ -42,7 +40,7 @@ func (b *builder) compressed(ctx context.Context, o *output, p *product, layers 
 			out = append(out, d) // foreign: nobody here has its bytes
 			continue
 		}
-		if kind != o.compression.kind && (i >= base || o.compression.force) || o.compression.level != 0 && i >= base {
+		if kind != o.compression.kind && (i >= base || o.compression.force) || o.compression.level != nil && (i >= base || o.compression.force) {
 			var err error
 			if d, err = b.recompress(ctx, l, o.compression); err != nil {
 				return nil, err
@@ -73,7 +71,10 @@ const labelCompressed = "strata.build/compressed."
 // recompress writes a layer in another compression; what was written once is found again
 // by a label.
 func (b *builder) recompress(ctx context.Context, l Layer, c compression) (ocispec.Descriptor, error) {
-	label := labelCompressed + c.kind + "." + strconv.Itoa(c.level)
+	label := labelCompressed + c.kind + ".default"
+	if c.level != nil {
+		label = labelCompressed + c.kind + "." + strconv.Itoa(*c.level)
+	}
 	info, err := b.s.sup.ContentInfo(ctx, l.Descriptor.Digest)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("recompress layer: %w", err)
@@ -115,7 +116,7 @@ func (b *builder) pack(ctx context.Context, w io.Writer, d ocispec.Descriptor, c
 		feeder.CloseWithError(err) // never fails
 	}()
 	defer func() { raw.CloseWithError(io.ErrClosedPipe); <-fed }()
-	plain, err := unpacking.NewReader(raw)
+	plain, err := packing.NewReader(raw)
 	if err != nil {
 		return err
 	}
@@ -131,28 +132,13 @@ func (b *builder) pack(ctx context.Context, w io.Writer, d ocispec.Descriptor, c
 }
 
 func packerOf(w io.Writer, c compression) (io.WriteCloser, error) {
-	switch c.kind {
-	case "gzip":
-		level := gzip.DefaultCompression
-		if c.level != 0 {
-			level = c.level
-		}
-		out, err := gzip.NewWriterLevel(w, level)
-		if err != nil {
-			return nil, fmt.Errorf("compression-level %d: %w: %w", level, err, errdefs.ErrInvalidArgument)
-		}
-		return out, nil
-	case "zstd":
-		level := zstd.SpeedDefault
-		if c.level != 0 {
-			level = zstd.EncoderLevelFromZstd(c.level)
-		}
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
+	level := packing.DefaultLevel
+	if c.level != nil {
+		level = *c.level
 	}
-	return uncompressed{w}, nil
+	kind := packing.Kind(c.kind)
+	if c.kind == "uncompressed" {
+		kind = packing.None
+	}
+	return packing.NewWriter(w, kind, level)
 }
-
-type uncompressed struct{ io.Writer }
-
-// Close implements io.Closer; it ends nothing.
-func (uncompressed) Close() error { return nil }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -46,15 +45,28 @@ func (b *builder) export(ctx context.Context, outputs []output) (Result, error) 
 		var err error
 		switch o.Type {
 		case OutputImage, OutputDocker, OutputOCI:
-			err = b.task(exportName(o), func(v *dockerfile.Vertex) error { return b.exportImage(ctx, o, v, &result) })
+			err = b.task(exportName(o), func(v *dockerfile.Vertex) error {
+				b.tellUnknown(o, v)
+				return b.exportImage(ctx, o, v, &result)
+			})
 		case OutputLocal, OutputTar:
-			err = b.task(exportName(o), func(*dockerfile.Vertex) error { return b.exportFiles(ctx, o) })
+			err = b.task(exportName(o), func(v *dockerfile.Vertex) error {
+				b.tellUnknown(o, v)
+				return b.exportFiles(ctx, o)
+			})
 		}
 		if err != nil {
 			return result, err
 		}
 	}
 	return result, b.exportCaches(ctx)
+}
+
+// tellUnknown tells what of an output was not understood.
+func (b *builder) tellUnknown(o *output, v *dockerfile.Vertex) {
+	for _, k := range o.unknown {
+		b.o.Output(v, fmt.Appendf(nil, "no output has an attribute %q: it is ignored\n", k), true)
+	}
 }
 
 func exportName(o *output) string {
@@ -64,7 +76,7 @@ func exportName(o *output) string {
 	case OutputTar:
 		return "exporting to client tarball"
 	case OutputOCI, OutputDocker:
-		if o.Sink != nil {
+		if o.outside() {
 			return "exporting to " + o.Type + " image format"
 		}
 	}
@@ -77,18 +89,22 @@ func (b *builder) exportImage(ctx context.Context, o *output, v *dockerfile.Vert
 	if err != nil {
 		return err
 	}
-	if o.Sink != nil {
-		if err := b.writeArchive(ctx, o, m); err != nil {
-			return err
-		}
+	switch {
+	case o.Blobs != nil:
+		err = b.writeBlobs(ctx, o, m)
+	case o.Sink != nil:
+		err = b.writeArchive(ctx, o, m)
 	}
-	if o.store || o.push {
+	if err != nil {
+		return err
+	}
+	if o.store {
 		if result.Image, err = b.store(ctx, o, m); err != nil {
 			return err
 		}
 	}
 	if o.push {
-		if err := b.push(ctx, o, v); err != nil {
+		if err := b.push(ctx, o, m.target, v); err != nil {
 			return err
 		}
 	}
@@ -125,7 +141,7 @@ func (b *builder) makeImage(ctx context.Context, o *output) (*made, error) {
 		m.target = m.images[0].manifest
 		return m, nil
 	}
-	if o.Type == OutputDocker && o.Sink != nil && len(m.images) > 1 {
+	if o.Type == OutputDocker && o.outside() && len(m.images) > 1 {
 		return nil, fmt.Errorf("docker archives hold one platform only; use type=oci: %w", errdefs.ErrInvalidArgument)
 	}
 	ctx, err := b.leased(ctx)
@@ -169,7 +185,7 @@ func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img
 	}
 	f, finished := b.s.cache.finished(k)
 	finished = finished && !b.r.NoCache
-	if finished && o.store && !o.push && b.r.Provenance.Mode == "" {
+	if finished && o.store && !o.push && !o.attest.wanted {
 		have, err := b.s.images.Resolve(ctx, f.Target.Digest.String(), nil)
 		if err == nil && have.Target.Digest == f.Target.Digest && (have.ChainID == "" || b.unpacked(ctx, have)) {
 			img.manifest, img.config, img.layers = have.Target, ocispec.Descriptor{Digest: have.ID}, have.Layers
@@ -204,7 +220,7 @@ func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img
 	if img.manifest, img.config, err = b.s.images.Write(ctx, n); err != nil {
 		return img, false, err
 	}
-	if b.r.Provenance.Mode != "" && !(o.Type == OutputDocker && o.Sink != nil) {
+	if o.attest.wanted {
 		if img.attestation, err = b.attest(ctx, o, &img, f.Attested, finished); err != nil {
 			return img, false, err
 		}
@@ -239,10 +255,11 @@ func (b *builder) store(ctx context.Context, o *output, m *made) (images.Image, 
 			return img, err
 		}
 	}
-	if len(o.names) == 0 && !m.before {
+	names := o.kept(m.target.Digest)
+	if len(names) == 0 && !m.before {
 		return img, b.s.images.Keep(ctx, m.target)
 	}
-	return img, b.name(ctx, o.names, m.target, img.ID)
+	return img, b.name(ctx, names, m.target, img.ID)
 }
 
 // unpacked reports whether an image's snapshot is there.
@@ -265,10 +282,13 @@ func (b *builder) name(ctx context.Context, names []string, target ocispec.Descr
 	return nil
 }
 
-// push sends the image to the registries of its names.
-func (b *builder) push(ctx context.Context, o *output, v *dockerfile.Vertex) error {
+// push sends the image to the registries of its names, by which nobody here need know it.
+func (b *builder) push(ctx context.Context, o *output, target ocispec.Descriptor, v *dockerfile.Vertex) error {
 	for _, name := range o.names {
-		r := images.PushRequest{Image: name, Ask: b.auth(name, "pull", "push")}
+		if o.byDigest {
+			name += "@" + target.Digest.String()
+		}
+		r := images.PushRequest{Image: name, Ask: b.auth(name, "pull", "push"), Target: &target}
 		b.o.Output(v, []byte("pushing "+name+"\n"), false)
 		if err := b.s.images.Push(ctx, r, func(images.Progress) {}); err != nil {
 			return fmt.Errorf("push %s: %w", name, err)
@@ -283,7 +303,7 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.r.Args["SOURCE_DATE_EPOCH"], b.r.Provenance.Mode}
+	parts := []string{"image", p.top.Key, string(config), p.plan.Author, platforms.FormatAll(p.plan.Platform), b.dated, provenanceKey(o, &b.r.Provenance)}
 	for _, h := range p.plan.History {
 		parts = append(parts, h.CreatedBy)
 	}
@@ -294,13 +314,17 @@ func (b *builder) imageKey(o *output, p *product) (string, error) {
 	return key(append(parts, fmt.Sprint(o.compression, o.docker, o.inline), string(notes))...), nil
 }
 
+// provenanceKey is what imageKey has of attestations.
+func provenanceKey(o *output, p *Provenance) string {
+	if o.attest.wanted {
+		return p.Mode + p.Version
+	}
+	return ""
+}
+
 // newImage puts configuration and history together. An image tells no time but those of its
 // records, so that it is the same wherever they come from; now is for one that has none.
 func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.NewImage, error) {
-	epoch, err := dockerfile.Epoch(b.r.Args)
-	if err != nil {
-		return images.NewImage{}, err
-	}
 	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
@@ -314,10 +338,10 @@ func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.Ne
 	if n.Config.History, err = b.history(p); err != nil {
 		return n, err
 	}
-	if !epoch.IsZero() {
-		now = epoch
+	if !b.epoch.IsZero() {
+		now = b.epoch
 	}
-	n.Config.Created = datedHistory(n.Config.History, p.plan.History, epoch, now)
+	n.Config.Created = datedHistory(n.Config.History, p.plan.History, b.epoch, now)
 	return n, nil
 }
 
@@ -377,23 +401,4 @@ func datedHistory(history []ocispec.History, plan []dockerfile.Entry, epoch, now
 		}
 	}
 	return last
-}
-
-// exportFiles hands the filesystems themselves to the client.
-func (b *builder) exportFiles(ctx context.Context, o *output) (err error) {
-	tree, err := b.resultTree(ctx, o)
-	if err != nil {
-		return err
-	}
-	if o.Type == OutputLocal {
-		return o.Sink.Tree(ctx, tree)
-	}
-	w, err := o.Sink.Stream(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err := writeTree(ctx, w, tree); err != nil {
-		return errors.Join(err, w.Close())
-	}
-	return w.Close()
 }

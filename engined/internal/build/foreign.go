@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/pkg/ctxlog"
+	"strata/pkg/linux/mount"
 )
 
 // binfmtDir is where the kernel lists the interpreters of foreign programs.
@@ -34,28 +38,53 @@ var machines = map[string]struct {
 
 // canRun reports, as an error of class ErrNotImplemented, that programs of a platform run
 // neither by themselves nor by an interpreter.
-func (s *Service) canRun(p ocispec.Platform) error {
-	if p.OS == "" || platforms.Only(s.host).Match(p) || emulated(binfmtDir, p.Architecture) {
+func (s *Service) canRun(ctx context.Context, p ocispec.Platform) error {
+	if p.OS == "" || platforms.Only(s.host).Match(p) || s.emulates(ctx, p.Architecture) {
 		return nil
 	}
 	return fmt.Errorf("programs for %s do not run on %s: no interpreter with flag F is registered in %s (Debian's package qemu-user-static registers them): %w",
 		platforms.Format(p), platforms.Format(s.host), binfmtDir, errdefs.ErrNotImplemented)
 }
 
-// Platforms are those whose programs run here, the host's first.
-func (s *Service) Platforms() []ocispec.Platform {
-	out := []ocispec.Platform{s.host}
-	for _, arch := range slices.Sorted(maps.Keys(machines)) {
-		p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
-		if arch != s.host.Architecture && s.canRun(p) == nil {
-			out = append(out, p)
-		}
+// emulates is emulated for this host.
+func (s *Service) emulates(ctx context.Context, arch string) bool {
+	found := false
+	withInterpreters(ctx, func(dir string) { found = emulated(dir, arch) })
+	return found
+}
+
+// withInterpreters calls fn with the kernel's list of interpreters; not at all if there is
+// none. In a container that has the engine, nobody may have mounted it.
+func withInterpreters(ctx context.Context, fn func(dir string)) {
+	if _, err := os.Stat(filepath.Join(binfmtDir, "status")); err == nil {
+		fn(binfmtDir)
+		return
 	}
+	err := mount.WithTemp(ctx, []mount.Mount{{Type: "binfmt_misc", Source: "binfmt_misc"}}, func(root string) error {
+		fn(root)
+		return nil
+	})
+	if err != nil {
+		ctxlog.From(ctx).Debug("interpreters of foreign programs are not known", ctxlog.Error, err)
+	}
+}
+
+// Platforms are those whose programs run here, the host's first.
+func (s *Service) Platforms(ctx context.Context) []ocispec.Platform {
+	out := []ocispec.Platform{s.host}
+	withInterpreters(ctx, func(dir string) {
+		for _, arch := range slices.Sorted(maps.Keys(machines)) {
+			p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
+			if !platforms.Only(s.host).Match(p) && emulated(dir, arch) {
+				out = append(out, p)
+			}
+		}
+	})
 	return out
 }
 
 // emulated reports whether an interpreter is registered for an architecture that works in
-// a container: one that the kernel holds open (flag F).
+// a container: one that the kernel holds open (flag F). dir is a list of them.
 func emulated(dir, arch string) bool {
 	m, ok := machines[arch]
 	if !ok {

@@ -56,17 +56,21 @@ func (b *builder) below(v *dockerfile.Vertex, rec *Record) (*Record, error) {
 	return &Record{Key: rec.Parent}, nil
 }
 
-// ensureLayer writes the layer of a record that has none.
+// ensureLayer writes the layer of a record that has none, or one that is not compressed yet.
 func (b *builder) ensureLayer(ctx context.Context, rec *Record, lower string) (*Record, error) {
 	if rec.Layer != nil {
-		if _, err := b.s.sup.ContentInfo(ctx, rec.Layer.Descriptor.Digest); err == nil || !errdefs.IsNotFound(err) {
+		_, err := b.s.sup.ContentInfo(ctx, rec.Layer.Descriptor.Digest)
+		if err == nil && kindOf(rec.Layer.Descriptor.MediaType) == "uncompressed" {
+			return b.compressLayer(ctx, rec)
+		}
+		if err == nil || !errdefs.IsNotFound(err) {
 			return rec, err
 		}
 	}
 	var l Layer
 	err := b.s.view(ctx, rec.Snapshot, func(upper []mount.Mount) error {
 		var err error
-		l, err = b.diff(ctx, lower, upper)
+		l, err = b.diff(ctx, lower, upper, ocispec.MediaTypeImageLayerGzip)
 		return err
 	})
 	if err != nil {
@@ -77,19 +81,44 @@ func (b *builder) ensureLayer(ctx context.Context, rec *Record, lower string) (*
 	return &out, b.s.cache.put(&out)
 }
 
-// diff writes what upper changed above snapshot lower as a layer that stays.
-func (b *builder) diff(ctx context.Context, lower string, upper []mount.Mount) (Layer, error) {
+// compressLayer compresses a record's layer, which nobody has needed so far.
+func (b *builder) compressLayer(ctx context.Context, rec *Record) (*Record, error) {
 	ctx, err := b.leased(ctx)
 	if err != nil {
-		return Layer{}, err
+		return nil, err
 	}
-	epoch, err := dockerfile.Epoch(b.r.Args)
+	d, err := b.recompress(ctx, *rec.Layer, compression{kind: "gzip"})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.s.sup.LabelContent(ctx, d.Digest, rootLabels()); err != nil {
+		return nil, err
+	}
+	out := *rec
+	out.Layer = &Layer{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d.Digest, Size: d.Size}, rec.Layer.DiffID}
+	if err := b.s.cache.put(&out); err != nil {
+		return nil, err
+	}
+	all, err := b.s.cache.all()
+	if err != nil {
+		return nil, err
+	}
+	plain := rec.Layer.Descriptor.Digest
+	if shared(all, rec, func(o *Record) bool { return o.Layer != nil && o.Layer.Descriptor.Digest == plain }) {
+		return &out, nil
+	}
+	return &out, b.s.unroot(ctx, plain)
+}
+
+// diff writes what upper changed above snapshot lower as a layer that stays.
+func (b *builder) diff(ctx context.Context, lower string, upper []mount.Mount, mediaType string) (Layer, error) {
+	ctx, err := b.leased(ctx)
 	if err != nil {
 		return Layer{}, err
 	}
 	var l Layer
 	err = b.s.view(ctx, lower, func(low []mount.Mount) error {
-		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(epoch))
+		d, err := b.s.sup.DiffLayer(ctx, low, upper, layerOptions(b.epoch, mediaType))
 		if err != nil {
 			return err
 		}

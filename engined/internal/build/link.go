@@ -8,6 +8,10 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/supervisor"
+	"strata/pkg/cleanup"
+	"strata/pkg/ctxlog"
+	"strata/pkg/identifiers"
 	"strata/pkg/linux/mount"
 	"strata/pkg/manifest"
 )
@@ -15,7 +19,8 @@ import (
 // A COPY --link is two things. Its layer is made upon nothing, so that its key has nothing
 // in it of what is below, and its record is a layer without a snapshot. The step itself
 // places that layer upon its parent, as one that came from a cache elsewhere is placed: on
-// another parent, only this is done again. People are told of one step, cached if its layer
+// another parent, only this is done again. The build that makes the layer has its files in a
+// snapshot, and puts that onto the parent if the supervisor can. People are told of one step, cached if its layer
 // was.
 
 // links are the layers of the COPY --links of one build.
@@ -24,6 +29,7 @@ type links struct {
 	layers map[*dockerfile.Vertex]*dockerfile.Vertex // by step
 	steps  map[*dockerfile.Vertex]*dockerfile.Vertex // by layer, and by what the layer is upon: nothing
 	made   map[*dockerfile.Vertex]bool               // steps whose layer this build has made
+	files  map[string]string                         // active snapshots of layers that this build has made, by the key of their record
 }
 
 // layerOf returns the vertex of the layer that step v places; nil if v is none that does.
@@ -66,6 +72,84 @@ func (l *links) wasCached(v *dockerfile.Vertex) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.layers[v] != nil && !l.made[v]
+}
+
+// keep remembers the snapshot that a layer was made in.
+func (l *links) keep(k, active string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.files == nil {
+		l.files = map[string]string{}
+	}
+	l.files[k] = active
+}
+
+// take returns what keep remembers, once.
+func (l *links) take(k string) (active string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	active, ok = l.files[k]
+	delete(l.files, k)
+	return active, ok
+}
+
+// rebase places a layer that this build has just made by putting its very files onto w's
+// parent. It reports false if they are not here, or the supervisor cannot: then the layer is
+// to be extracted.
+func (b *builder) rebase(ctx context.Context, w *work, rec *Record) (bool, error) {
+	if rec.Link == "" || w.inputs[0].Layer == nil || !b.s.rebases(ctx) {
+		return false, nil
+	}
+	active, ok := b.links.take(rec.Link)
+	if !ok {
+		return false, nil
+	}
+	chain := ""
+	if w.v.Exported {
+		var err error
+		if chain, err = b.chainOf(ctx, w, *w.inputs[0].Layer); err != nil {
+			return false, err
+		}
+	}
+	rec.Layer = w.inputs[0].Layer
+	return true, b.settle(ctx, rec, chain, supervisor.Commit{Key: active, Parent: w.parent.Snapshot})
+}
+
+// rebases reports whether the supervisor puts snapshots onto parents. It is asked once, with
+// snapshots that nobody knows: one that has not heard of it would not say so.
+func (s *Service) rebases(ctx context.Context) bool {
+	s.rebasing.Lock()
+	defer s.rebasing.Unlock()
+	if s.canRebase == nil {
+		can, err := s.tryRebase(ctx)
+		if err != nil && !errdefs.IsNotImplemented(err) {
+			ctxlog.From(ctx).Warn("it is not known whether snapshots can be put onto parents; layers are extracted", ctxlog.Error, err)
+			return false // ask again
+		}
+		s.canRebase = &can
+	}
+	return *s.canRebase
+}
+
+func (s *Service) tryRebase(ctx context.Context) (bool, error) {
+	var undo cleanup.Stack
+	defer undo.Clean()
+	parent := ""
+	for range 2 {
+		c := supervisor.Commit{Snapshotter: s.images.Snapshotter(), Name: "build-" + identifiers.Short(identifiers.New()), Parent: parent}
+		c.Key = c.Name + "-active"
+		undo.Add(s.hold(c.Key))
+		if _, err := s.sup.PrepareSnapshot(ctx, c.Snapshotter, c.Key, "", rootLabels()); err != nil {
+			return false, err
+		}
+		undo.Add(func() { s.dropSnapshot(ctx, c.Key); s.dropSnapshot(ctx, c.Name) })
+		if err := s.sup.CommitSnapshotOnto(ctx, c); err != nil {
+			return false, err
+		}
+		parent = c.Name
+	}
+	got, err := s.sup.StatSnapshot(ctx, s.images.Snapshotter(), parent)
+	return err == nil && got.Parent != "", err
 }
 
 // inputsOf are the vertices that v needs beside its parent.

@@ -2,6 +2,7 @@ package build
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,6 +33,12 @@ func TestLinkedLayersAreIndependentOfTheirParent(t *testing.T) {
 	first, w := h.must(on("1"))
 	if len(w.ended) != 4 {
 		t.Fatalf("made %q", w.ended)
+	}
+	if !h.rebases(t.Context()) {
+		t.Error("our own supervisor does not put snapshots onto parents")
+	}
+	if got := h.content(on("1")); got["one"] != "1\n" || got["dir/a"] != "A" || got["dir/b"] != "A" {
+		t.Errorf("files %v", got)
 	}
 	second, w := h.must(on("2"))
 	slices.Sort(w.cached)
@@ -98,7 +105,16 @@ func TestLinkedLayersTravelToOtherBases(t *testing.T) {
 	r := from.onBases(map[string]string{"a": "A"})("1")
 	layout := newMemory()
 	r.CacheTo = []CacheOption{{Type: CacheLocal, Blobs: layout, Attrs: map[string]string{"mode": "min"}}}
+	registry := startRegistry(t)
+	r.CacheTo = append(r.CacheTo, CacheOption{Type: CacheInline})
+	r.Outputs = []Output{{Type: OutputImage, Attrs: map[string]string{"name": registry + "/linked:1", "push": "true"}}}
 	first, _ := from.must(r)
+	inline := newHouse(t)
+	r = inline.onBases(map[string]string{"a": "A"})("2")
+	r.CacheFrom = []CacheOption{{Type: CacheRegistry, Attrs: map[string]string{"ref": registry + "/linked:1"}}}
+	if _, w := inline.must(r); !slices.Equal(w.ended, []string{"COPY a /c"}) {
+		t.Errorf("of the image's own cache made %q", w.ended)
+	}
 	for round := range 2 { // the second takes what the first has passed on
 		h := newHouse(t)
 		r := h.onBases(map[string]string{"a": "A"})("2")
@@ -117,6 +133,44 @@ func TestLinkedLayersTravelToOtherBases(t *testing.T) {
 			t.Errorf("round %d: layers %v, before %v", round, b, a)
 		}
 		layout = next
+	}
+}
+
+// A layer of a stage that is no part of an image is not compressed until it is one of an image.
+func TestALinkedLayerIsTheSameWhoeverMadeItFirst(t *testing.T) {
+	text := strings.Repeat("some text, ", 20000)
+	var digests []string
+	for _, stagesFirst := range []bool{false, true} {
+		h := newHouse(t)
+		r := Request{
+			Dockerfile: define("FROM scratch AS one\nCOPY --link a /a\nFROM scratch\nCOPY --from=one /a /b\n"), Context: tarSource{t: t, files: map[string]string{"a": text}},
+			Args: map[string]string{"SOURCE_DATE_EPOCH": "1700000000"},
+		}
+		if stagesFirst {
+			h.must(r)
+		}
+		r.Target = "one"
+		res, w := h.must(r)
+		if cached := len(w.cached) > 0; cached != stagesFirst {
+			t.Errorf("after the other stage (%t) cached %q", stagesFirst, w.cached)
+		}
+		if l := res.Image.Layers[0]; l.MediaType != ocispec.MediaTypeImageLayerGzip || l.Size > int64(len(text)) {
+			t.Errorf("layer %+v", l)
+		}
+		digests = append(digests, res.Target.Digest.String())
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("images %v", digests)
+	}
+	layout := newMemory()
+	newHouse(t).must(Request{
+		Dockerfile: define("FROM scratch AS one\nCOPY --link a /a\nFROM scratch\nCOPY --from=one /a /b\n"), Context: tarSource{t: t, files: map[string]string{"a": text}},
+		CacheTo: []CacheOption{{Type: CacheLocal, Blobs: layout, Attrs: map[string]string{"mode": "max"}}},
+	})
+	for d, data := range layout.blobs {
+		if len(data) > len(text) {
+			t.Errorf("the cache has blob %s of %d bytes, which is not compressed", d, len(data))
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -419,10 +420,10 @@ func findStubs(root string, targets []string) (stubs, error) {
 			}
 			missing = append(missing, p)
 		}
-		for i := len(missing) - 1; i >= 0; i-- {
-			if !seen[missing[i]] {
-				seen[missing[i]] = true
-				out = append(out, missing[i])
+		for _, p := range slices.Backward(missing) {
+			if !seen[p] {
+				seen[p] = true
+				out = append(out, p)
 			}
 		}
 	}
@@ -436,9 +437,9 @@ func (s stubs) remove(root string) error {
 		return err
 	}
 	defer func() { _ = r.Close() }() // only a descriptor
-	for i := len(s) - 1; i >= 0; i-- {
-		if err := archive.RemoveEmpty(r, s[i]); err != nil {
-			return fmt.Errorf("remove mount point %s: %w", s[i], err)
+	for _, at := range slices.Backward(s) {
+		if err := archive.RemoveEmpty(r, at); err != nil {
+			return fmt.Errorf("remove mount point %s: %w", at, err)
 		}
 	}
 	return nil

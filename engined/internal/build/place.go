@@ -20,6 +20,7 @@ import (
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 	"strata/pkg/linux/mount"
+	"strata/pkg/version"
 )
 
 // place does a COPY or an ADD on the active snapshot.
@@ -35,7 +36,7 @@ func (b *builder) place(ctx context.Context, w *work, rootfs []mount.Mount) erro
 			return err
 		}
 		for i := range w.parts {
-			if err := putPart(ctx, root, c, &w.parts[i], files.Placement{Dest: c.Dest, Owner: owner, Mode: mode}); err != nil {
+			if err := putPart(ctx, root, c, &w.parts[i], files.Placement{Dest: c.Dest, Owner: owner, Mode: mode, DirMode: dockerfile.OctalMode(c.Chmod)}); err != nil {
 				return err
 			}
 		}
@@ -43,7 +44,7 @@ func (b *builder) place(ctx context.Context, w *work, rootfs []mount.Mount) erro
 			return nil
 		}
 		t, items := inline(c.Files)
-		return files.Put(ctx, root, t, items, files.Placement{Dest: c.Dest, Owner: owner, Mode: mode})
+		return files.Put(ctx, root, t, items, files.Placement{Dest: c.Dest, Owner: owner, Mode: mode, DirMode: dockerfile.OctalMode(c.Chmod)})
 	})
 }
 
@@ -53,26 +54,12 @@ func putPart(ctx context.Context, root string, c *dockerfile.Copy, w *part, p fi
 	if len(w.items) == 0 && !strings.HasSuffix(c.Dest, "/") {
 		p.Dest += "/" // the content of an empty directory
 	}
-	if !fromNet && len(w.items) > 1 {
-		if err := oneDestination(w.items, p.Dest); err != nil {
+	if !fromNet {
+		if err := files.CheckDestination(w.items, p); err != nil {
 			return err
 		}
 	}
 	return files.Put(ctx, root, w.tree, w.items, p)
-}
-
-// oneDestination refuses several files for one name.
-func oneDestination(items []files.Item, dest string) error {
-	n := 0
-	for i := range items {
-		if items[i].Rel == "" {
-			n++
-		}
-	}
-	if n > 1 && !strings.HasSuffix(dest, "/") {
-		return fmt.Errorf("when using COPY with more than one source file, the destination must be a directory and end with a /: %w", errdefs.ErrInvalidArgument)
-	}
-	return nil
 }
 
 // inline is the here-documents of a COPY.
@@ -146,11 +133,14 @@ func (b *builder) fetchAll(ctx context.Context, w *work) (part, digest.Digest, e
 		}
 		t.spools[it.Source] = f
 		items = append(items, it)
-		b.fetchedFrom(u, "sha256", hex.EncodeToString(it.Digest[:]))
+		b.fetchedFrom(Material{redacted(u), map[string]string{"sha256": hex.EncodeToString(it.Digest[:])}})
 	}
 	d, err := files.Digest(ctx, t, items)
 	return part{t, items}, d, err
 }
+
+// userAgent is what servers are told: some refuse who does not say its name.
+func userAgent() string { return "strata/" + version.Version }
 
 // fetch downloads one URL to f.
 func fetch(ctx context.Context, source string, f *os.File) (files.Item, error) {
@@ -159,6 +149,7 @@ func fetch(ctx context.Context, source string, f *os.File) (files.Item, error) {
 	if err != nil {
 		return it, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	req.Header.Set("User-Agent", userAgent())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return it, err

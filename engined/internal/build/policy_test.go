@@ -99,7 +99,7 @@ func TestDeniedEntitlementsCannotBeGranted(t *testing.T) {
 }
 
 func TestPlatformsBeginWithTheHostsOwn(t *testing.T) {
-	list := (&Service{host: ocispec.Platform{OS: "linux", Architecture: "amd64"}}).Platforms()
+	list := (&Service{host: ocispec.Platform{OS: "linux", Architecture: "amd64"}}).Platforms(t.Context())
 	if len(list) < 2 || list[0].Architecture != "amd64" || list[1].Architecture != "386" {
 		t.Errorf("%+v, want amd64, what it runs by itself, and what is emulated", list)
 	}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,15 +18,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/networks"
 	"strata/pkg/identifiers"
 )
 
 // What BuildKit's attestations are called, which registries and scanners look for.
 const (
 	mediaTypeInToto      = "application/vnd.in-toto+json"
-	predicateSLSA        = "https://slsa.dev/provenance/v0.2"
-	statementType        = "https://in-toto.io/Statement/v0.1"
-	buildType            = "https://mobyproject.org/buildkit@v1"
+	statementType        = "https://in-toto.io/Statement/v1"
 	annotationPredicate  = "in-toto.io/predicate-type"
 	annotationRefType    = "vnd.docker.reference.type"
 	annotationRefDigest  = "vnd.docker.reference.digest"
@@ -56,7 +56,7 @@ func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before 
 	if before == nil || !finished {
 		a.times = &Times{b.started, time.Now().UTC()}
 	}
-	statement, err := json.Marshal(b.statement(o, img, a.times))
+	statement, err := json.Marshal(b.statement(img.plan, imageSubjects(o, img), a.times))
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before 
 	if err != nil {
 		return nil, err
 	}
-	layer.Annotations = map[string]string{annotationPredicate: predicateSLSA}
+	layer.Annotations = map[string]string{annotationPredicate: b.r.Provenance.predicateType()}
 	config, err := json.Marshal(ocispec.Image{
 		Platform: ocispec.Platform{OS: "unknown", Architecture: "unknown"},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}},
@@ -99,50 +99,116 @@ type subject struct {
 	Digest map[string]string `json:"digest"`
 }
 
-type material struct {
-	URI    string            `json:"uri"`
+// Material is something that a build was made of.
+type Material struct {
+	URI    string            `json:"uri,omitempty"`
 	Digest map[string]string `json:"digest,omitempty"`
+}
+
+// imageSubjects is an image under its names, as an attestation says them.
+func imageSubjects(o *output, img *madeImage) []subject {
+	sum := map[string]string{img.manifest.Digest.Algorithm().String(): img.manifest.Digest.Encoded()}
+	var out []subject
+	for _, name := range o.names {
+		out = append(out, subject{packageURL(name, "", &img.plan.Platform), sum})
+	}
+	if len(out) == 0 {
+		out = []subject{{"_", sum}}
+	}
+	return out
+}
+
+// Versions of the SLSA predicate.
+const (
+	slsa1  = "v1"
+	slsa02 = "v0.2"
+)
+
+// predicateType is what the wanted version is called.
+func (p *Provenance) predicateType() string {
+	if p.Version == slsa02 {
+		return "https://slsa.dev/provenance/v0.2"
+	}
+	return "https://slsa.dev/provenance/v1"
 }
 
 // statement is an in-toto statement with a SLSA predicate, as BuildKit fills it in.
 //
-// Source: in-toto attestation spec v0.1 "Statement"; SLSA provenance v0.2;
+// Source: in-toto attestation spec v1 "Statement"; SLSA provenance v1 and v0.2;
 // moby/buildkit docs/attestations/slsa-definitions.md.
-func (b *builder) statement(o *output, img *madeImage, at *Times) any {
-	plan := img.plan
-	sum := map[string]string{img.manifest.Digest.Algorithm().String(): img.manifest.Digest.Encoded()}
-	var subjects []subject
-	for _, name := range o.names {
-		subjects = append(subjects, subject{packageURL(name, "", &plan.Platform), sum})
+func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *Times) any {
+	f := b.facts(plan, at)
+	predicate := f.v1(b.r.Provenance.BuilderID)
+	if b.r.Provenance.Version == slsa02 {
+		predicate = f.v02(b.r.Provenance.BuilderID)
 	}
-	if len(subjects) == 0 {
-		subjects = []subject{{"_", sum}}
-	}
+	return map[string]any{"_type": statementType, "predicateType": b.r.Provenance.predicateType(), "subject": subjects, "predicate": predicate}
+}
+
+// facts are what a predicate tells, whatever its version.
+type facts struct {
+	at         *Times
+	invocation string
+	source     Material // of the context, if the engine has fetched it
+	file       string   // the Dockerfile in it
+	request    map[string]any
+	platform   string // of the builder
+	materials  []Material
+	steps      map[string]any // nil unless all is told
+	metadata   map[string]any // BuildKit's own
+	all        bool           // the request is told in full
+	complete   bool           // so are the materials
+	hermetic   bool
+}
+
+// facts collects what is told of a plan.
+func (b *builder) facts(plan *dockerfile.Plan, at *Times) *facts {
 	name := b.r.Dockerfile.Name
 	if name == "" {
 		name = defaultDockerfile
 	}
-	args := map[string]string{}
+	args, vcs := b.requestArgs()
+	f := &facts{
+		at: at, invocation: key(at.Started.String(), at.Finished.String())[len("sha256:"):][:25], file: name, platform: platforms.Format(b.s.host),
+		materials: b.materials(plan), metadata: map[string]any{}, all: b.r.Provenance.Mode == "max", complete: b.r.Provenance.Context != nil,
+		request: map[string]any{"frontend": "dockerfile.v0", "args": args, "secrets": mountsOf(plan, dockerfile.MountSecret), "ssh": mountsOf(plan, dockerfile.MountSSH)},
+	}
+	if c := b.r.Provenance.Context; c != nil {
+		f.source = Material{b.r.Provenance.ContextURI, c.Digest}
+	} else {
+		f.request["locals"] = []map[string]string{{"name": "context"}, {"name": "dockerfile"}}
+	}
+	f.hermetic = f.complete && !slices.ContainsFunc(plan.Vertices, func(v *dockerfile.Vertex) bool { return v.Run != nil && v.Run.Network != networks.NetworkNone })
+	if len(vcs) > 0 {
+		f.metadata["vcs"] = vcs
+	}
+	if f.all {
+		f.steps = map[string]any{"steps": stepsOf(plan)}
+		f.metadata["source"] = map[string]any{"infos": []map[string]any{{"filename": name, "language": "Dockerfile", "data": b.r.Dockerfile.Text}}}
+	}
+	return f
+}
+
+// requestArgs are the attributes of the request that are told, and what they say of version
+// control. Arguments and labels may hold secrets: only mode=max tells them.
+func (b *builder) requestArgs() (args, vcs map[string]string) {
+	args, vcs = map[string]string{}, map[string]string{}
+	for k, v := range b.r.Provenance.Attrs {
+		switch name, isVCS := strings.CutPrefix(k, "vcs:"); {
+		case isVCS && v != "":
+			vcs[name] = redacted(v)
+		case isVCS:
+		case strings.HasPrefix(k, "context:"):
+			args[k] = redacted(v)
+		default:
+			args[k] = v
+		}
+	}
 	if b.r.Target != "" {
 		args["target"] = b.r.Target
 	}
 	if b.r.NoCache {
 		args["no-cache"] = ""
-	}
-	metadata := map[string]any{
-		"buildStartedOn": at.Started, "buildFinishedOn": at.Finished,
-		"completeness": map[string]bool{"parameters": b.r.Provenance.Mode == "max", "environment": true, "materials": false},
-		"reproducible": false,
-	}
-	metadata["buildInvocationID"] = key(at.Started.String(), at.Finished.String())[len("sha256:"):][:25]
-	predicate := map[string]any{
-		"builder": map[string]string{"id": b.r.Provenance.BuilderID}, "buildType": buildType, "materials": b.materials(plan),
-		"invocation": map[string]any{
-			"configSource": map[string]string{"entryPoint": name},
-			"parameters":   map[string]any{"frontend": "dockerfile.v0", "args": args, "locals": []map[string]string{{"name": "context"}, {"name": "dockerfile"}}, "secrets": secretsOf(plan)},
-			"environment":  map[string]string{"platform": platforms.Format(b.s.host)},
-		},
-		"metadata": metadata,
 	}
 	if b.r.Provenance.Mode == "max" {
 		for k, v := range b.r.Args {
@@ -151,20 +217,82 @@ func (b *builder) statement(o *output, img *madeImage, at *Times) any {
 		for k, v := range b.r.Labels {
 			args["label:"+k] = v
 		}
-		predicate["buildConfig"] = map[string]any{"steps": stepsOf(plan)}
-		metadata["https://mobyproject.org/buildkit@v1#metadata"] = map[string]any{
-			"source": map[string]any{"infos": []map[string]any{{"filename": name, "language": "Dockerfile", "data": b.r.Dockerfile.Text}}},
-		}
 	}
-	return map[string]any{"_type": statementType, "predicateType": predicateSLSA, "subject": subjects, "predicate": predicate}
+	return args, vcs
 }
 
-// materials are the images that the plan is built upon, and what was fetched for it.
-func (b *builder) materials(plan *dockerfile.Plan) []material {
-	out := []material{}
+// redacted is a URL without its user and password.
+func redacted(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return s
+	}
+	const hidden = "xxxxx"
+	if _, has := u.User.Password(); has {
+		u.User = url.UserPassword(hidden, hidden)
+	} else {
+		u.User = url.User(hidden)
+	}
+	return u.String()
+}
+
+// v1 is the predicate of SLSA provenance v1.
+func (f *facts) v1(builder string) any {
+	config := map[string]any{"path": f.file}
+	if f.source.URI != "" {
+		config["uri"], config["digest"] = f.source.URI, f.source.Digest
+	}
+	internal := map[string]any{"builderPlatform": f.platform, "dockerfileVersion": dockerfile.Version}
+	if f.steps != nil {
+		internal["buildConfig"] = f.steps
+	}
+	return map[string]any{
+		"buildDefinition": map[string]any{
+			"buildType":            "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md",
+			"externalParameters":   map[string]any{"configSource": config, "request": f.request},
+			"internalParameters":   internal,
+			"resolvedDependencies": f.materials,
+		},
+		"runDetails": map[string]any{
+			"builder": map[string]string{"id": builder},
+			"metadata": map[string]any{
+				"invocationId": f.invocation, "startedOn": f.at.Started, "finishedOn": f.at.Finished,
+				"buildkit_metadata": f.metadata, "buildkit_hermetic": f.hermetic,
+				"buildkit_completeness": map[string]bool{"request": f.all, "resolvedDependencies": f.complete},
+			},
+		},
+	}
+}
+
+// v02 is the predicate of SLSA provenance v0.2.
+func (f *facts) v02(builder string) any {
+	config := map[string]any{"entryPoint": f.file}
+	if f.source.URI != "" {
+		config["uri"], config["digest"] = f.source.URI, f.source.Digest
+	}
+	predicate := map[string]any{
+		"builder": map[string]string{"id": builder}, "buildType": "https://mobyproject.org/buildkit@v1", "materials": f.materials,
+		"invocation": map[string]any{"configSource": config, "parameters": f.request, "environment": map[string]string{"platform": f.platform, "dockerfileVersion": dockerfile.Version}},
+		"metadata": map[string]any{
+			"buildInvocationID": f.invocation, "buildStartedOn": f.at.Started, "buildFinishedOn": f.at.Finished, "reproducible": false,
+			"completeness": map[string]bool{"parameters": f.all, "environment": true, "materials": f.complete},
+			"https://mobyproject.org/buildkit@v1#metadata": f.metadata,
+			"https://mobyproject.org/buildkit@v1#hermetic": f.hermetic,
+		},
+	}
+	if f.steps != nil {
+		predicate["buildConfig"] = f.steps
+	}
+	return predicate
+}
+
+// materials are the images that the plan is built upon, and behind them what was fetched
+// for it.
+func (b *builder) materials(plan *dockerfile.Plan) []Material {
+	out := []Material{}
 	for _, v := range plan.Vertices {
 		if v.Image != nil && !v.Image.Unnamed && v.Image.Digest != "" {
-			out = append(out, material{
+			out = append(out, Material{
 				packageURL(v.Image.Name, "", &v.Image.Platform), map[string]string{v.Image.Digest.Algorithm().String(): v.Image.Digest.Encoded()},
 			})
 		}
@@ -174,12 +302,26 @@ func (b *builder) materials(plan *dockerfile.Plan) []material {
 			out = append(out, n.Linked.materials(plan.Platform)...)
 		}
 	}
+	if c := b.r.Provenance.Context; c != nil {
+		out = append(out, *c)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out = append(out, b.fetched...)
-	slices.SortFunc(out, func(a, b material) int { return strings.Compare(a.URI, b.URI) })
-	return slices.CompactFunc(out, func(a, b material) bool { return a.URI == b.URI })
+	fetched := func(m Material) int {
+		if strings.HasPrefix(m.URI, packageScheme) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(out, func(a, b Material) int {
+		return cmp.Or(cmp.Compare(fetched(a), fetched(b)), strings.Compare(a.URI, b.URI))
+	})
+	return slices.CompactFunc(out, func(a, b Material) bool { return a.URI == b.URI })
 }
+
+// packageScheme is what the name of an image begins with.
+const packageScheme = "pkg:docker/"
 
 // packageURL names an image as a package URL does: pkg:docker/busybox@test?platform=….
 func packageURL(name, version string, p *ocispec.Platform) string {
@@ -193,18 +335,18 @@ func packageURL(name, version string, p *ocispec.Platform) string {
 	if version != "" {
 		out += "@" + version
 	}
-	return fmt.Sprintf("pkg:docker/%s?platform=%s", out, url.QueryEscape(platforms.Format(*p)))
+	return fmt.Sprintf(packageScheme+"%s?platform=%s", out, url.QueryEscape(platforms.Format(*p)))
 }
 
-// secretsOf are the names of the secrets that commands may see; never their values.
-func secretsOf(plan *dockerfile.Plan) []map[string]any {
+// mountsOf are the names of the secrets or agents that commands may see; never their values.
+func mountsOf(plan *dockerfile.Plan, kind dockerfile.MountType) []map[string]any {
 	out := []map[string]any{}
 	for _, v := range plan.Vertices {
 		if v.Run == nil {
 			continue
 		}
 		for _, m := range v.Run.Mounts {
-			if m.Type == dockerfile.MountSecret {
+			if m.Type == kind {
 				out = append(out, map[string]any{"id": m.ID, "optional": !m.Required})
 			}
 		}

@@ -27,6 +27,9 @@ import (
 // Remote is a context that the engine fetches: a git repository, a tar at a URL, or a
 // Dockerfile alone. Close it after the build.
 type Remote struct {
+	Origin Material // what it was fetched from
+	URI    string   // the same with the directory that is the context
+
 	tree  files.Tree
 	close func()
 }
@@ -57,7 +60,7 @@ func (s *Service) Remote(ctx context.Context, ref string, secrets Secrets, agent
 		if err != nil {
 			return nil, err
 		}
-		return &Remote{tree, remove}, nil
+		return &Remote{Origin: gitMaterial(repo, sum), URI: redacted(repo.String()), tree: tree, close: remove}, nil
 	}
 	if !IsRemote(ref) {
 		return nil, fmt.Errorf("context %q is no URL and no git repository: %w", ref, errdefs.ErrInvalidArgument)
@@ -81,6 +84,9 @@ func (r *Remote) Files(_ context.Context, _, exclude []string) (files.Tree, erro
 // Close removes what was fetched.
 func (r *Remote) Close() error { r.close(); return nil }
 
+// FromTree is the source whose files are those of t.
+func FromTree(t files.Tree) Source { return &Remote{tree: t, close: func() {}} }
+
 // excluding is t without what patterns of .dockerignore match.
 func excluding(t files.Tree, exclude []string) (files.Tree, error) {
 	if len(exclude) == 0 {
@@ -99,6 +105,7 @@ func (s *Service) remoteTar(ctx context.Context, ref string) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote context: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	req.Header.Set("User-Agent", userAgent())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("remote context: %w: %w", err, errdefs.ErrUnavailable)
@@ -117,13 +124,13 @@ func (s *Service) remoteTar(ctx context.Context, ref string) (*Remote, error) {
 		if err != nil {
 			return nil, fmt.Errorf("remote context %s: %w: %w", ref, err, errdefs.ErrUnavailable)
 		}
-		return &Remote{inlineTree{"/" + defaultDockerfile: string(text)}, func() {}}, nil
+		return &Remote{Origin: Material{URI: redacted(ref)}, URI: redacted(ref), tree: inlineTree{"/" + defaultDockerfile: string(text)}, close: func() {}}, nil
 	}
 	c, err := s.Receive(body)
 	if err != nil {
 		return nil, fmt.Errorf("remote context %s: %w", ref, err)
 	}
-	return &Remote{c, func() { _ = c.Close() }}, nil // only a descriptor
+	return &Remote{Origin: Material{URI: redacted(ref)}, URI: redacted(ref), tree: c, close: func() { _ = c.Close() }}, nil // only a descriptor
 }
 
 // isText reports whether a file that begins with head is a text: no tar is, as its header
@@ -232,11 +239,7 @@ func (b *builder) commit(ctx context.Context, repo git.Repo) (string, error) {
 		b.repos.commits = map[string]string{}
 	}
 	b.repos.commits[k] = sum
-	algorithm := "sha1"
-	if len(sum) == sha256.Size*2 {
-		algorithm = "sha256"
-	}
-	b.fetchedFrom(repo.String(), algorithm, sum)
+	b.fetchedFrom(gitMaterial(repo, sum))
 	return sum, nil
 }
 
@@ -269,9 +272,19 @@ func (b *builder) repoTree(ctx context.Context, repo git.Repo) (files.Tree, erro
 	return t, nil
 }
 
+// gitMaterial is a commit of a repository, whatever directory of it is wanted.
+func gitMaterial(r git.Repo, sum string) Material {
+	algorithm := "sha1"
+	if len(sum) == sha256.Size*2 {
+		algorithm = "sha256"
+	}
+	r.Subdir = ""
+	return Material{redacted(r.String()), map[string]string{algorithm: sum}}
+}
+
 // fetchedFrom notes a source for the provenance.
-func (b *builder) fetchedFrom(uri, algorithm, sum string) {
+func (b *builder) fetchedFrom(m Material) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.fetched = append(b.fetched, material{uri, map[string]string{algorithm: sum}})
+	b.fetched = append(b.fetched, m)
 }

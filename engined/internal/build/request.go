@@ -45,6 +45,7 @@ type Request struct {
 	Entitlements []string // EntitlementInsecure, EntitlementHostNetwork
 	Network      string   // of RUN: "" or "default", "bridge", "host", "none", or a network
 	ExtraHosts   []string
+	Hostname     string // of RUN; "" for one that says nothing of this machine
 	Resources    container.Resources
 	ShmSize      int64 // bytes; zero is the engine's
 }
@@ -119,6 +120,9 @@ type Output struct {
 	Type  string
 	Attrs map[string]string
 	Sink  Sink // of all but OutputImage and OutputCacheOnly; nil for docker: load it into the store
+	// Blobs, if not nil, takes OutputOCI and OutputDocker as content instead of an archive
+	// (tar=false): all but the index of the layout, which the client makes of the Response.
+	Blobs Blobs
 }
 
 // Sink takes what an output makes. One of its methods is called, once.
@@ -146,9 +150,19 @@ type CacheOption struct {
 
 // Provenance says how much a provenance attestation tells; the zero value makes none.
 type Provenance struct {
-	Mode      string // "", "min", "max"
-	BuilderID string
-	SBOM      bool // not implemented
+	Mode    string // "", "min", "max"
+	Version string // of SLSA: "v1" (which "" is, too) or "v0.2"
+	// InlineOnly leaves out of archives and files what nobody asked for in so many words.
+	InlineOnly bool
+	BuilderID  string
+	SBOM       bool // not implemented
+	// Attrs are further attributes that the client has given the frontend: vcs:source,
+	// vcs:revision, context:NAME.
+	Attrs map[string]string
+	// Context is what the main context was fetched from; nil for the client's own.
+	// ContextURI has the directory in it, too.
+	Context    *Material
+	ContextURI string
 }
 
 // Entitlements that a client may grant.

@@ -39,7 +39,7 @@ func (b *builder) run(ctx context.Context, w *work, rootfs []mount.Mount) error 
 	if err := b.checkGranted(r); err != nil {
 		return err
 	}
-	if err := b.s.canRun(r.Platform); err != nil {
+	if err := b.s.canRun(ctx, r.Platform); err != nil {
 		return err
 	}
 	mounts, env, err := b.runMounts(ctx, w)
@@ -244,7 +244,7 @@ func (c *command) join(ctx context.Context, dir string, undo *cleanup.Stack) (sp
 	if mode == "default" {
 		mode = c.b.r.Network
 	}
-	r := networks.Request{ContainerID: c.id, Hostname: hostname, Mode: networks.NetworkBridge, Dir: dir, ExtraHosts: c.b.r.ExtraHosts}
+	r := networks.Request{ContainerID: c.id, Hostname: c.b.hostname(), Mode: networks.NetworkBridge, Dir: dir, ExtraHosts: c.b.r.ExtraHosts}
 	switch mode {
 	case "", "default", networks.NetworkBridge:
 	case networks.NetworkHost, networks.NetworkNone:
@@ -267,13 +267,20 @@ func (c *command) join(ctx context.Context, dir string, undo *cleanup.Stack) (sp
 		return spec.Network{}, err
 	}
 	return spec.Network{
-		NetnsPath: box.NetnsPath, Host: r.Mode == networks.NetworkHost, Hostname: hostname,
+		NetnsPath: box.NetnsPath, Host: r.Mode == networks.NetworkHost, Hostname: c.b.hostname(),
 		HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"), ResolvConfPath: filepath.Join(dir, "resolv.conf"),
 	}, nil
 }
 
-// hostname of every command, so that none finds its way into a result.
-const hostname = "buildkitsandbox"
+// defaultHostname of every command, so that none finds its way into a result.
+const defaultHostname = "buildkitsandbox"
+
+func (b *builder) hostname() string {
+	if b.r.Hostname == "" {
+		return defaultHostname
+	}
+	return b.r.Hostname
+}
 
 // request is what the command's spec is made of: a container with docker's defaults.
 func (c *command) request(net spec.Network) spec.Request {
@@ -297,7 +304,7 @@ func (c *command) request(net spec.Network) spec.Request {
 	}
 	return spec.Request{
 		ID: c.id, User: c.user, Mounts: c.mounts, Net: net, Cgroup: s.cfg.Cgroup, Ulimits: s.cfg.Ulimits, Host: host,
-		Config: &container.Config{Hostname: hostname, Env: env, Cmd: c.args, Tty: c.streams.Terminal, OpenStdin: c.streams.Stdin != nil, WorkingDir: run.Dir, User: run.User},
+		Config: &container.Config{Hostname: c.b.hostname(), Env: env, Cmd: c.args, Tty: c.streams.Terminal, OpenStdin: c.streams.Stdin != nil, WorkingDir: run.Dir, User: run.User},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,9 @@ type Service struct {
 	cache  *cache
 	host   ocispec.Platform
 	mounts keyed // cache mounts in use, by id
+
+	rebasing  sync.Mutex
+	canRebase *bool // nil until somebody has asked
 
 	mu     sync.Mutex
 	flight map[string]*flight // what is being made, by content key
@@ -138,8 +142,8 @@ func (s *Service) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := len(snaps) - 1; i >= 0; i-- {
-		if n := snaps[i].Name; !kept[n] && !s.running(n) && !snaps[i].Committed {
+	for _, snap := range slices.Backward(snaps) {
+		if n := snap.Name; !kept[n] && !s.running(n) && !snap.Committed {
 			if err := s.sup.RemoveSnapshot(ctx, s.images.Snapshotter(), n); err != nil && !errdefs.IsNotFound(err) {
 				errs = append(errs, err)
 			}

@@ -21,8 +21,8 @@ type Solved struct {
 	users atomic.Int32 // who are to call Close
 }
 
-// Solve does the steps of r, and makes nothing of them yet. Errors are those of Build. Close
-// the result.
+// Solve does the steps of r, and makes nothing of them yet; Request.Outputs are only looked at
+// for mistakes. Errors are those of Build. Close the result.
 func (s *Service) Solve(ctx context.Context, r Request, o Observer) (*Solved, error) {
 	if _, err := r.outputs(); err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (l *Linked) of(p ocispec.Platform) (linkedProduct, error) {
 }
 
 // materials are those of the build for platform p.
-func (l *Linked) materials(p ocispec.Platform) []material {
+func (l *Linked) materials(p ocispec.Platform) []Material {
 	have, err := l.of(p)
 	if err != nil {
 		return nil // then no stage was built upon it

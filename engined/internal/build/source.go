@@ -81,8 +81,8 @@ func (s *sent) Files(_ context.Context, _, exclude []string) (files.Tree, error)
 	return s.files, nil
 }
 
-// patterns reads a .dockerignore.
-func patterns(text []byte) ([]string, error) {
+// IgnorePatterns reads a .dockerignore. Errors are of class ErrInvalidArgument.
+func IgnorePatterns(text []byte) ([]string, error) {
 	list, err := ignorefile.ReadAll(bytes.NewReader(text))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", ignoreFile, err, errdefs.ErrInvalidArgument)
@@ -96,6 +96,7 @@ type lazy struct {
 	source  Source
 	paths   []string
 	exclude []string
+	local   bool // the client's
 
 	once sync.Once
 	tree files.Tree
@@ -116,6 +117,9 @@ func (b *builder) contextTree(ctx context.Context, name string) (files.Tree, err
 		said := "[internal] load build context"
 		if name != "" {
 			said = "[context " + name + "] load"
+			if l.local {
+				said += " from client"
+			}
 		}
 		l.err = b.task(said, func(*dockerfile.Vertex) (err error) {
 			l.tree, err = l.source.Files(ctx, l.paths, l.exclude)
@@ -133,6 +137,9 @@ func (b *builder) namedContexts() map[string]string {
 		if n.Linked != nil || n.Source == nil && (strings.HasPrefix(n.Ref, schemeImage) || strings.HasPrefix(n.Ref, schemeLayout)) {
 			out[name] = contextImage + name
 		}
+		if n.Ref == schemeImage+"scratch" {
+			out[name] = "scratch"
+		}
 	}
 	return out
 }
@@ -148,13 +155,13 @@ const contextImage = "named-context:"
 
 // openContexts prepares the contexts that plans take files from.
 func (b *builder) openContexts(plans []*dockerfile.Plan) error {
-	exclude, err := patterns(b.r.Dockerfile.Ignore)
+	exclude, err := IgnorePatterns(b.r.Dockerfile.Ignore)
 	if err != nil {
 		return err
 	}
 	b.contexts = map[string]*lazy{"": {source: b.r.Context, exclude: exclude, paths: contextPaths("", plans)}}
 	for name, n := range b.r.Named {
-		l := &lazy{name: name, source: n.Source, paths: contextPaths(name, plans)}
+		l := &lazy{name: name, source: n.Source, paths: contextPaths(name, plans), local: n.Source != nil}
 		if n.Source == nil {
 			l.source = &fetchedSource{b, n.Ref}
 		}
@@ -176,7 +183,18 @@ func (f *fetchedSource) Files(ctx context.Context, _, exclude []string) (files.T
 		return nil, err
 	}
 	f.b.later(func() { _ = r.Close() }) // only files of the build
+	f.b.fetchedFrom(r.Origin)
 	return r.Files(ctx, nil, exclude)
+}
+
+// beforeAnyDirectory cuts paths before "**", which no client follows.
+func beforeAnyDirectory(list []string) []string {
+	for i, p := range list {
+		if before, _, ok := strings.Cut("/"+p+"/", "/**/"); ok {
+			list[i] = before
+		}
+	}
+	return list
 }
 
 // contextPaths is what plans take from a context: nil for all of it.
@@ -187,6 +205,9 @@ func contextPaths(name string, plans []*dockerfile.Plan) []string {
 			switch {
 			case v.Copy != nil && v.Copy.From == nil && v.Copy.Context == name:
 				out = append(out, v.Copy.Sources...)
+				if v.Copy.Parents {
+					out = beforeAnyDirectory(out)
+				}
 			case v.Run != nil:
 				for _, m := range v.Run.Mounts {
 					if m.Type == dockerfile.MountBind && m.FromContext && m.Context == name {

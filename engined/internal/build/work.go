@@ -44,9 +44,15 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 			mounts = append(mounts, mountDef{string(m.Type), m.Source, m.Target, m.ID, m.Env, m.ReadOnly, m.Size})
 		}
 		def = []any{"run", r.Args, r.Env, r.User, r.Dir, mounts, r.Files, r.Network, r.Insecure, b.r.Network, b.r.ExtraHosts}
+		if b.r.Hostname != "" {
+			def = []any{def, b.r.Hostname}
+		}
 	case v.Copy != nil:
 		c := v.Copy
 		def = []any{"copy", c.Dest, c.Chown, c.Chmod, c.Exclude, c.Parents, c.Unpack, c.Fetched, c.KeepGit, c.Files}
+		if len(c.URLs) > 0 { // the same bytes in a file of the context are unpacked
+			def = []any{def, "fetched"}
+		}
 	case v.Mkdir != nil:
 		def = []any{"mkdir", v.Mkdir}
 	}
@@ -54,7 +60,7 @@ func (b *builder) definition(v *dockerfile.Vertex) string {
 	if err != nil {
 		panic("internal error: definition of a vertex: " + err.Error())
 	}
-	return string(raw) + b.r.Args["SOURCE_DATE_EPOCH"]
+	return string(raw) + b.dated
 }
 
 // plainKey is known before anything is made; "" if it cannot be.
@@ -155,7 +161,7 @@ func (b *builder) fromContext(ctx context.Context, c *dockerfile.Copy) (part, di
 	}
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in build context or excluded by .dockerignore%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err
@@ -232,9 +238,11 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 		}
 		parts = append(parts, sums...)
 	default:
-		for _, in := range inputs {
-			parts = append(parts, in.Key)
+		sums, err := b.mountKeys(ctx, v, inputs)
+		if err != nil {
+			return nil, err
 		}
+		parts = append(parts, sums...)
 	}
 	d, err := b.contextMounts(ctx, v)
 	if err != nil {
@@ -246,6 +254,57 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 	}
 	w.key = key(parts...)
 	return w, nil
+}
+
+// mountKeys says what is in the filesystems that a RUN mounts. Of a part that is bound, only
+// the content counts, however it came to be.
+func (b *builder) mountKeys(ctx context.Context, v *dockerfile.Vertex, inputs []*Record) (out []string, err error) {
+	for _, in := range inputs {
+		out = append(out, in.Key)
+	}
+	if v.Run == nil {
+		return out, nil
+	}
+	next := 0
+	for _, m := range v.Run.Mounts {
+		if m.From == nil {
+			continue
+		}
+		if m.Type == dockerfile.MountBind && m.Source != "/" {
+			if out[next], err = b.contentOf(ctx, inputs[next].Snapshot, m.Source); err != nil {
+				return nil, err
+			}
+		}
+		next++
+	}
+	return out, nil
+}
+
+// contentOf returns the digest of a part of a snapshot; of one that is not there, a word.
+func (b *builder) contentOf(ctx context.Context, snapshot, name string) (string, error) {
+	root, unmount, err := b.s.mountView(ctx, snapshot)
+	if err != nil {
+		return "", err
+	}
+	defer unmount()
+	tree, err := files.OpenRoot(root)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = tree.Close() }() // only a descriptor
+	items, err := files.Select(tree, files.Wish{Sources: []string{name}})
+	if _, missing := errors.AsType[*files.NotFoundError](err); missing {
+		return "nothing", nil // the command's mount says so
+	}
+	if err != nil {
+		return "", err
+	}
+	d, err := files.Digest(ctx, tree, items)
+	if err != nil {
+		return "", err
+	}
+	_, n, err := files.Resolve(tree, name)
+	return fmt.Sprint(d, n.Mode, n.UID, n.GID), err
 }
 
 // collect finds all that a COPY or an ADD takes, and says what it is.
@@ -300,7 +359,7 @@ func (b *builder) fromVertex(ctx context.Context, w *work) (part, digest.Digest,
 	c := w.v.Copy
 	items, err := files.Select(tree, files.Wish{Sources: c.Sources, Exclude: c.Exclude, Parents: c.Parents})
 	if nf, ok := errors.AsType[*files.NotFoundError](err); ok {
-		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near)) //nolint:staticcheck // dockerd's words
+		return part{}, "", fmt.Errorf("COPY failed: %w in the stage or image that it is copied from%s", err, dockerfile.Nearest(nf.Name, nf.Near))
 	}
 	if err != nil {
 		return part{}, "", err
@@ -345,8 +404,8 @@ func rootLabels() map[string]string {
 	return map[string]string{labelBuild: "true", "containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
 }
 
-func layerOptions(epoch time.Time) supervisor.LayerOptions {
-	return supervisor.LayerOptions{MediaType: ocispec.MediaTypeImageLayerGzip, Epoch: epoch, Labels: rootLabels()}
+func layerOptions(epoch time.Time, mediaType string) supervisor.LayerOptions {
+	return supervisor.LayerOptions{MediaType: mediaType, Epoch: epoch, Labels: rootLabels()}
 }
 
 // emptyLayer is the diff id of a tar without entries: 1024 zero bytes.
@@ -363,33 +422,17 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	if ctx, err = b.leased(ctx); err != nil {
 		return nil, err
 	}
-	active := "build-" + identifiers.Short(identifiers.New())
-	release := b.s.hold(active)
-	defer release()
-	snapshotter := b.s.images.Snapshotter()
-	mounts, err := b.s.sup.PrepareSnapshot(ctx, snapshotter, active, w.parent.Snapshot, rootLabels())
-	if err != nil {
-		return nil, fmt.Errorf("prepare snapshot: %w", err)
-	}
-	var undo cleanup.Stack
-	defer undo.Clean()
-	undo.Add(func() { b.s.dropSnapshot(ctx, active) })
 	now := time.Now().UTC()
 	rec := &Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
 	if b.links.layerOf(w.v) != nil {
 		rec.Link, rec.Created = w.inputs[0].Key, w.inputs[0].Created
 	}
-	changed, err := b.perform(ctx, w, mounts)
+	placed, err := b.rebase(ctx, w, rec)
+	if err == nil && !placed {
+		err = b.fill(ctx, w, rec)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if changed {
-		if err := b.commitResult(ctx, w, rec, active, mounts); err != nil {
-			return nil, err
-		}
-	}
-	if rec.Own {
-		undo.Release() // the active snapshot is the committed one now
 	}
 	keys := []string{}
 	if plain != "" {
@@ -400,6 +443,37 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	}
 	b.report(w.v, Ending{Key: rec.Key, Cached: b.links.wasCached(w.v), Took: time.Since(start)})
 	return rec, nil
+}
+
+// fill does what a vertex says on a new snapshot, which becomes that of its record.
+func (b *builder) fill(ctx context.Context, w *work, rec *Record) error {
+	active := "build-" + identifiers.Short(identifiers.New())
+	var undo cleanup.Stack
+	defer undo.Clean()
+	undo.Add(b.s.hold(active))
+	mounts, err := b.s.sup.PrepareSnapshot(ctx, b.s.images.Snapshotter(), active, w.parent.Snapshot, rootLabels())
+	if err != nil {
+		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	undo.Add(func() {
+		if !rec.Own { // else it is the committed one now
+			b.s.dropSnapshot(ctx, active)
+		}
+	})
+	changed, err := b.perform(ctx, w, mounts)
+	if err != nil || !changed {
+		return err
+	}
+	if err := b.commitResult(ctx, w, rec, active, mounts); err != nil {
+		return err
+	}
+	if rec.Layer != nil && b.links.stepOf(w.v) != nil {
+		b.links.keep(rec.Key, active)
+		kept := undo
+		undo.Release()
+		b.later(kept.Clean)
+	}
+	return nil
 }
 
 func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (changed bool, err error) {
@@ -431,14 +505,19 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 }
 
 // commitResult makes the active snapshot a result, with its layer if it is part of the
-// target. Of a layer upon nothing, the snapshot is of no more use.
+// target. Of a layer upon nothing, the snapshot stays for the step that places it.
 func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
-	alone := b.links.stepOf(w.v) != nil
+	step := b.links.stepOf(w.v)
+	alone := step != nil
 	switch {
 	case rec.Link != "":
 		rec.Layer = w.inputs[0].Layer
 	case alone || w.v.Exported:
-		l, err := b.diff(ctx, w.parent.Snapshot, mounts)
+		mediaType := ocispec.MediaTypeImageLayerGzip
+		if alone && !step.Exported {
+			mediaType = ocispec.MediaTypeImageLayer // it goes nowhere yet; an image that needs it compresses it
+		}
+		l, err := b.diff(ctx, w.parent.Snapshot, mounts, mediaType)
 		if err != nil {
 			return err
 		}
@@ -458,31 +537,30 @@ func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active
 			return err
 		}
 	}
-	return b.settle(ctx, rec, active, chain)
+	return b.settle(ctx, rec, chain, supervisor.Commit{Key: active})
 }
 
 // settle commits the active snapshot of a record: under the name that an image's snapshot
 // has (chain, "" for none), unless that is taken, or under one of its own.
-func (b *builder) settle(ctx context.Context, rec *Record, active, chain string) error {
-	snapshotter := b.s.images.Snapshotter()
-	name := "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(rec.Key, "sha256:")[:12]
+func (b *builder) settle(ctx context.Context, rec *Record, chain string, c supervisor.Commit) error {
+	c.Snapshotter, c.Labels = b.s.images.Snapshotter(), rootLabels()
 	taken := chain == ""
 	if !taken {
-		err := b.s.sup.CommitSnapshot(ctx, snapshotter, chain, active, rootLabels())
+		c.Name = chain
+		err := b.s.sup.CommitSnapshotOnto(ctx, c)
 		if err != nil && !errdefs.IsAlreadyExists(err) {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}
 		taken = err != nil
-		rec.Snapshot = chain
 	}
 	if taken {
-		if err := b.s.sup.CommitSnapshot(ctx, snapshotter, name, active, rootLabels()); err != nil {
+		c.Name = "build-" + identifiers.Short(identifiers.New()) + "-" + strings.TrimPrefix(rec.Key, "sha256:")[:12]
+		if err := b.s.sup.CommitSnapshotOnto(ctx, c); err != nil {
 			return fmt.Errorf("commit snapshot: %w", err)
 		}
-		rec.Snapshot = name
 	}
-	rec.Own, rec.Unchanged = true, false
-	size, err := b.s.sup.SnapshotUsage(ctx, snapshotter, rec.Snapshot)
+	rec.Snapshot, rec.Own, rec.Unchanged = c.Name, true, false
+	size, err := b.s.sup.SnapshotUsage(ctx, c.Snapshotter, rec.Snapshot)
 	if err != nil {
 		ctxlog.From(ctx).Warn("size of a build record is not known", ctxlog.Error, err)
 	}

@@ -62,7 +62,7 @@ func (b bridge) Ping(ctx context.Context, _ *gatewaypb.PingRequest) (*gatewaypb.
 	if _, err := b.job(ctx); err != nil {
 		return nil, err
 	}
-	return &gatewaypb.PongResponse{FrontendAPICaps: caps(bridgeCaps), LLBCaps: caps(llbCaps), Workers: b.s.workers()}, nil
+	return &gatewaypb.PongResponse{FrontendAPICaps: caps(bridgeCaps), LLBCaps: caps(llbCaps), Workers: b.s.workers(ctx)}, nil
 }
 
 // Solve implements gatewaypb.LLBBridgeServer.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/build/dockerfile"
 	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 )
@@ -69,7 +70,7 @@ func (c control) Info(context.Context, *controlpb.InfoRequest) (*controlpb.InfoR
 const protocolVersion = "v0.32.2"
 
 func (s *Service) version() *controlpb.BuildkitVersion {
-	return &controlpb.BuildkitVersion{Package: "strata", Version: protocolVersion + "-strata", Revision: s.cfg.Version, DockerfileVersion: "1.25"}
+	return &controlpb.BuildkitVersion{Package: "strata", Version: protocolVersion + "-strata", Revision: s.cfg.Version, DockerfileVersion: dockerfile.Version}
 }
 
 // Labels of the worker. That there is a snapshotter tells buildx that images are kept as
@@ -81,7 +82,7 @@ const (
 	labelHostGateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 )
 
-func (s *Service) workers() []*controlpb.WorkerRecord {
+func (s *Service) workers(ctx context.Context) []*controlpb.WorkerRecord {
 	w := &controlpb.WorkerRecord{ID: s.cfg.ID, BuildkitVersion: s.version(), Labels: map[string]string{
 		labelExecutor: "containerd", labelHostname: s.cfg.Hostname, labelSnapshotter: s.cfg.Snapshotter,
 	}}
@@ -95,15 +96,15 @@ func (s *Service) workers() []*controlpb.WorkerRecord {
 		}
 		w.GCPolicy = append(w.GCPolicy, policy)
 	}
-	for _, p := range s.builds.Platforms() {
+	for _, p := range s.builds.Platforms(ctx) {
 		w.Platforms = append(w.Platforms, &controlpb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures})
 	}
 	return []*controlpb.WorkerRecord{w}
 }
 
 // ListWorkers implements controlpb.ControlServer.
-func (c control) ListWorkers(context.Context, *controlpb.ListWorkersRequest) (*controlpb.ListWorkersResponse, error) {
-	return &controlpb.ListWorkersResponse{Record: c.s.workers()}, nil
+func (c control) ListWorkers(ctx context.Context, _ *controlpb.ListWorkersRequest) (*controlpb.ListWorkersResponse, error) {
+	return &controlpb.ListWorkersResponse{Record: c.s.workers(ctx)}, nil
 }
 
 // DiskUsage implements controlpb.ControlServer.

@@ -354,6 +354,9 @@ func (j *job) solve(ctx context.Context, r *result) (*build.Solved, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.Outputs, err = j.outputs(); err != nil { // what cannot be made is refused before anything is
+		return nil, err
+	}
 	if j.shell != nil {
 		req.Failed = j.shell.failed
 	}

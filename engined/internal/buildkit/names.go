@@ -98,4 +98,7 @@ const (
 )
 
 // namedContextName is the builder's step that loads a named context.
-func namedContextName(name string) string { return "[context " + name + "] load" }
+func namedContextName(name string) string { return "[context " + name + "] load from client" }
+
+// namedIgnoreName is the one that reads a named context's patterns.
+func namedIgnoreName(name string) string { return "[context " + name + "] load .dockerignore" }

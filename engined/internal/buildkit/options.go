@@ -38,11 +38,15 @@ const (
 	attrContextName = "contextkey"    // of the local directory that is the context
 	attrFileName    = "dockerfilekey" // of the one that has the Dockerfile
 	attrSubdir      = "contextsubdir"
+	attrHostname    = "hostname"
 	prefixArg       = "build-arg:"
 	prefixLabel     = "label:"
 	prefixContext   = "context:"
 	prefixAttest    = "attest:"
+	prefixVCS       = "vcs:"
 	prefixSharedKey = "sharedkey:localdir:"
+	prefixSession   = "local-sessionid:" // of a local directory that another session has
+	argHostname     = prefixArg + "BUILDKIT_SANDBOX_HOSTNAME"
 )
 
 // request makes a build.Request of a result's attributes, without its outputs. What is to be
@@ -112,6 +116,10 @@ func setCommands(attrs map[string]string, req *build.Request) error {
 		}
 		req.ExtraHosts = append(req.ExtraHosts, name+":"+ip)
 	}
+	req.Hostname = attrs[attrHostname]
+	if v, ok := attrs[argHostname]; ok {
+		req.Hostname = v
+	}
 	req.Resources.CgroupParent = attrs[attrCgroup]
 	req.Resources.CpusetCpus, req.Resources.CpusetMems = attrs["cpusetcpus"], attrs["cpusetmems"]
 	for name, to := range map[string]*int64{
@@ -154,10 +162,19 @@ func setAttestations(attrs map[string]string, req *build.Request) error {
 		return out, ok && !off
 	}
 	if p, ok := fields("provenance"); ok {
-		req.Provenance.Mode, req.Provenance.BuilderID = p["mode"], p["builder-id"]
+		req.Provenance.Mode, req.Provenance.BuilderID, req.Provenance.Version = p["mode"], p["builder-id"], p["version"]
+		req.Provenance.InlineOnly, _ = strconv.ParseBool(p["inline-only"]) // "" is not
+		for k, v := range attrs {
+			if strings.HasPrefix(k, prefixVCS) || strings.HasPrefix(k, prefixContext) {
+				if req.Provenance.Attrs == nil {
+					req.Provenance.Attrs = map[string]string{}
+				}
+				req.Provenance.Attrs[k] = v
+			}
+		}
 		switch req.Provenance.Mode {
-		case "":
-			req.Provenance.Mode = "min"
+		case "": // as BuildKit has it
+			req.Provenance.Mode = "max"
 		case "min", "max":
 		default:
 			return fmt.Errorf("invalid mode %q: must be one of min or max: %w", p["mode"], errdefs.ErrInvalidArgument)

@@ -1,6 +1,10 @@
 package buildkit
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,6 +20,7 @@ import (
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/files"
 	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/cleanup"
@@ -38,8 +43,9 @@ func TestAttributesBecomeARequest(t *testing.T) {
 	req, err := requestOf(t, map[string]string{
 		"target": "t", "build-arg:A": "1", "build-arg:B": "", "label:l": "v", "platform": "linux/arm64,linux/amd64/v1", "no-cache": "one,two",
 		"image-resolve-mode": "pull", "add-hosts": "a=1.2.3.4,b=::1", "shm-size": "1048576", "ulimit": "nofile=1:2,core=0", "force-network-mode": "host",
-		"cgroup-parent": "/p", "memory": "1024", "cpusetcpus": "0", "attest:provenance": "mode=max,builder-id=me",
+		"cgroup-parent": "/p", "memory": "1024", "cpusetcpus": "0", "attest:provenance": "mode=min,builder-id=me,version=v0.2,inline-only=true", "vcs:revision": "abc",
 		"cache-imports": `[{"Type":"registry","Attrs":{"ref":"r"}}]`, "cache-from": "q", "context:base": "docker-image://x", "context:dir": "local:dir",
+		"context:plain": "docker-image:y", "context:layout": "oci-layout:store:tag", "hostname": "h", "build-arg:BUILDKIT_SANDBOX_HOSTNAME": "wins",
 	}, &controlpb.SolveRequest{
 		Entitlements: []string{"network.host"},
 		Cache:        &controlpb.CacheOptions{Imports: []*controlpb.CacheOptionsEntry{{Type: "registry", Attrs: map[string]string{"ref": "r"}}}, Exports: []*controlpb.CacheOptionsEntry{{Type: "inline"}}},
@@ -47,7 +53,7 @@ func TestAttributesBecomeARequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if req.Target != "t" || !reflect.DeepEqual(req.Args, map[string]string{"A": "1", "B": ""}) || req.Labels["l"] != "v" || !req.Pull || req.NoCache || !slices.Equal(req.NoCacheFilter, []string{"one", "two"}) {
+	if req.Target != "t" || !reflect.DeepEqual(req.Args, map[string]string{"A": "1", "B": "", "BUILDKIT_SANDBOX_HOSTNAME": "wins"}) || req.Labels["l"] != "v" || !req.Pull || req.NoCache || !slices.Equal(req.NoCacheFilter, []string{"one", "two"}) {
 		t.Errorf("%+v", req)
 	}
 	if len(req.Platforms) != 2 || req.Platforms[0].Architecture != "arm64" || req.Platforms[1].Variant != "" && req.Platforms[1].Variant != "v1" {
@@ -57,14 +63,20 @@ func TestAttributesBecomeARequest(t *testing.T) {
 	if !reflect.DeepEqual(req.Resources, want) || req.ShmSize != 1<<20 || req.Network != "host" || !slices.Equal(req.ExtraHosts, []string{"a:1.2.3.4", "b:::1"}) {
 		t.Errorf("commands: %+v", req)
 	}
-	if req.Provenance.Mode != "max" || req.Provenance.BuilderID != "me" || req.Provenance.SBOM {
+	if req.Provenance.Mode != "min" || req.Provenance.Version != "v0.2" || !req.Provenance.InlineOnly || req.Provenance.BuilderID != "me" || req.Provenance.SBOM || req.Provenance.Attrs["vcs:revision"] != "abc" {
 		t.Errorf("provenance %+v", req.Provenance)
 	}
 	if len(req.CacheFrom) != 2 || req.CacheFrom[0].Attrs["ref"] != "r" || req.CacheFrom[1].Attrs["ref"] != "q" || len(req.CacheTo) != 1 || req.CacheTo[0].Type != "inline" {
 		t.Errorf("caches %+v, %+v", req.CacheFrom, req.CacheTo)
 	}
-	if req.Named["base"].Ref != "docker-image://x" || req.Named["dir"].Source == nil {
+	if req.Named["base"].Ref != "docker-image://x" || req.Named["dir"].Source == nil || req.Named["plain"].Ref != "docker-image://y" || req.Named["layout"].Ref != "oci-layout://store:tag" {
 		t.Errorf("contexts %+v", req.Named)
+	}
+	if req.Hostname != "wins" {
+		t.Errorf("host name %q", req.Hostname)
+	}
+	if all, err := requestOf(t, map[string]string{"attest:provenance": ""}, &controlpb.SolveRequest{}); err != nil || all.Provenance.Mode != "max" {
+		t.Errorf("provenance without a word: %+v, %v", all.Provenance, err)
 	}
 	if all, err := requestOf(t, map[string]string{"no-cache": "", "attest:provenance": "disabled=true"}, &controlpb.SolveRequest{}); err != nil || !all.NoCache || all.Provenance.Mode != "" {
 		t.Errorf("%+v, %v", all, err)
@@ -86,6 +98,53 @@ func TestAttributesThatCannotBeReadAreRefused(t *testing.T) {
 		if _, err := requestOf(t, attrs, &controlpb.SolveRequest{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", attrs, err)
 		}
+	}
+}
+
+func TestADirectoryMayBeOfAnotherSession(t *testing.T) {
+	j := &job{req: &controlpb.SolveRequest{}, s: &Service{}}
+	in := &inputs{j: j, r: &result{attrs: map[string]string{"local-sessionid:dir": "elsewhere"}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := in.sessionOf(ctx, "dir"); err == nil || !strings.Contains(err.Error(), "elsewhere") {
+		t.Errorf("the other session was not asked for: %v", err)
+	}
+	if _, err := in.sessionOf(ctx, "context"); !errors.Is(err, errNoSession) {
+		t.Errorf("the build's own: %v", err)
+	}
+}
+
+func TestAContextMayBeADirectoryOfAnArchive(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"sub/Dockerfile": "FROM a", "sub/file": "below", "sub/.dockerignore": "x\n", "Dockerfile": "not this"} {
+		full := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := files.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tree.Close() }()
+	in := &inputs{j: &job{req: &controlpb.SolveRequest{}, s: &Service{}}, r: &result{attrs: map[string]string{attrSubdir: "sub"}}}
+	var req build.Request
+	if err := in.parted(t.Context(), tree, &req); err != nil || string(req.Dockerfile.Text) != "FROM a" || string(req.Dockerfile.Ignore) != "x\n" {
+		t.Fatalf("%+v, %v", req.Dockerfile, err)
+	}
+	got, err := req.Context.Files(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := files.ReadFile(got, "file", 100); err != nil || string(text) != "below" {
+		t.Errorf("%q, %v", text, err)
+	}
+	in.r.attrs[attrSubdir] = "nosuch"
+	if err := in.parted(t.Context(), tree, &req); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a directory that is not there: %v", err)
 	}
 }
 

@@ -3,10 +3,12 @@ package buildkit
 import (
 	"context"
 	"io"
+	"strconv"
 
 	"strata/engined/internal/build"
 	"strata/engined/internal/build/files"
 	"strata/engined/internal/buildkit/session"
+	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/buildkit/transfer"
 )
@@ -28,7 +30,11 @@ func (j *job) outputs() ([]build.Output, error) {
 			if j.session == nil {
 				return nil, errNoSession
 			}
-			o.Sink = sink{j.session, i}
+			if tar, err := strconv.ParseBool(e.Attrs["tar"]); err == nil && !tar && (e.Type == build.OutputDocker || e.Type == build.OutputOCI) {
+				o.Blobs = j.blobs(buildkit.StoreExport)
+			} else {
+				o.Sink = sink{j.session, i}
+			}
 		}
 		out = append(out, o)
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -38,7 +39,7 @@ func (in *inputs) fill(ctx context.Context, req *build.Request) error {
 	switch remote := in.r.attrs[contextDir]; {
 	case in.j.body != nil:
 		return in.j.story.step(remoteName, func(said progress) error {
-			return in.archive(&counting{Reader: in.j.body, said: func(n int64) { said("transferring context:", n, 0) }}, req)
+			return in.archive(ctx, &counting{Reader: in.j.body, said: func(n int64) { said("transferring context:", n, 0) }}, req)
 		})
 	case remote == "":
 		req.Context = &local{in: in, dir: contextDir, step: contextName}
@@ -87,6 +88,9 @@ func (in *inputs) definition(ctx context.Context, req *build.Request, dir, conte
 	if d.Ignore == nil && contextDir != "" {
 		err = in.j.story.step(ignoreName, func(said progress) error {
 			tree, err := in.few(ctx, contextDir, []string{ignoreSuffix}, "transferring context:", said)
+			if errdefs.IsNotFound(err) {
+				return nil // a client without a context: whatever needs one says so
+			}
 			if err != nil {
 				return err
 			}
@@ -122,16 +126,31 @@ type progress = func(what string, current, total int64)
 
 // few gets some files of the client that are not worth keeping.
 func (in *inputs) few(ctx context.Context, dir string, names []string, what string, said progress) (*synced.Tree, error) {
-	if in.j.session == nil {
-		return nil, errNoSession
+	s, err := in.sessionOf(ctx, dir)
+	if err != nil {
+		return nil, err
 	}
 	var tree *synced.Tree
 	said(what, 0, 0)
-	err := in.j.session.Files(ctx, session.FilesRequest{Dir: dir, Follow: names}, func(ctx context.Context, p session.Packets) (err error) {
+	err = s.Files(ctx, session.FilesRequest{Dir: dir, Follow: names}, func(ctx context.Context, p session.Packets) (err error) {
 		tree, err = in.j.s.contexts.Once(ctx, p, func(n int64) { said(what, n, 0) })
 		return err
 	})
 	return tree, err
+}
+
+// sessionOf returns the session that has a directory: the build's, or one that an attribute
+// names.
+func (in *inputs) sessionOf(ctx context.Context, dir string) (*session.Session, error) {
+	if id := in.r.attrs[prefixSession+dir]; id != "" {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return in.j.s.sessions.Get(ctx, id)
+	}
+	if in.j.session == nil {
+		return nil, errNoSession
+	}
+	return in.j.session, nil
 }
 
 var errNoSession = fmt.Errorf("build without a session: %w", errdefs.ErrInvalidArgument)
@@ -141,23 +160,33 @@ type local struct {
 	in   *inputs
 	dir  string
 	step string // of the builder, during which it is asked for files
+	// ignore is the step that reads the .dockerignore of the directory; "" for the main
+	// context, whose patterns come with the Dockerfile.
+	ignore string
 }
 
 // Files implements build.Source.
 func (l *local) Files(ctx context.Context, paths, exclude []string) (files.Tree, error) {
-	s := l.in.j.session
-	if s == nil {
-		return nil, errNoSession
-	}
 	if paths != nil && len(paths) == 0 {
 		return files.Empty(), nil
+	}
+	s, err := l.in.sessionOf(ctx, l.dir)
+	if err != nil {
+		return nil, err
+	}
+	if l.ignore != "" {
+		own, err := l.patterns(ctx)
+		if err != nil {
+			return nil, err
+		}
+		exclude = slices.Concat(exclude, own)
 	}
 	key := l.in.r.attrs[prefixSharedKey+l.dir]
 	if key == "" {
 		key = s.SharedKey
 	}
 	var tree *synced.Tree
-	err := l.in.j.story.within(l.step, func(said progress) error {
+	err = l.in.j.story.within(l.step, func(said progress) error {
 		const what = "transferring context:"
 		said(what, 0, 0)
 		return s.Files(ctx, session.FilesRequest{Dir: l.dir, Follow: paths, Exclude: exclude}, func(ctx context.Context, p session.Packets) (err error) {
@@ -185,6 +214,24 @@ func (l *local) Files(ctx context.Context, paths, exclude []string) (files.Tree,
 	return tree, nil
 }
 
+// patterns reads the .dockerignore of the directory.
+func (l *local) patterns(ctx context.Context) (list []string, err error) {
+	err = l.in.j.story.step(l.ignore, func(said progress) error {
+		tree, err := l.in.few(ctx, l.dir, []string{ignoreSuffix}, "transferring context:", said)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tree.Close() }() // only read
+		text, err := files.ReadFile(tree, ignoreSuffix, dockerfile.MaxSize)
+		if err = notThere(err); err != nil {
+			return err
+		}
+		list, err = build.IgnorePatterns(text)
+		return err
+	})
+	return list, err
+}
+
 // withNeighbours lists what is beside paths that are not there, without its content, so
 // that the error can name what may have been meant.
 func (l *local) withNeighbours(ctx context.Context, tree *synced.Tree, missing, exclude []string) files.Tree {
@@ -192,7 +239,11 @@ func (l *local) withNeighbours(ctx context.Context, tree *synced.Tree, missing, 
 	for _, name := range missing {
 		beside = append(beside, path.Join(path.Dir(name), "*"))
 	}
-	err := l.in.j.session.Files(ctx, session.FilesRequest{Dir: l.dir, Follow: beside, Exclude: exclude}, func(ctx context.Context, p session.Packets) (err error) {
+	s, err := l.in.sessionOf(ctx, l.dir)
+	if err != nil {
+		return tree
+	}
+	err = s.Files(ctx, session.FilesRequest{Dir: l.dir, Follow: beside, Exclude: exclude}, func(ctx context.Context, p session.Packets) (err error) {
 		names, err := l.in.j.s.contexts.Names(ctx, p)
 		if err == nil {
 			tree = tree.With(names)
@@ -216,11 +267,15 @@ func (in *inputs) named(req *build.Request) error {
 			req.Named = map[string]build.Named{}
 		}
 		scheme, rest, ok := strings.Cut(v, ":")
+		if scheme == "docker-image" || scheme == "oci-layout" { // with slashes or without
+			rest = strings.TrimPrefix(rest, "//")
+			v = scheme + "://" + rest
+		}
 		switch {
 		case !ok:
 			return fmt.Errorf("invalid context source %s for %s: %w", v, name, errdefs.ErrInvalidArgument)
 		case scheme == "local":
-			req.Named[name] = build.Named{Source: &local{in: in, dir: rest, step: namedContextName(name)}}
+			req.Named[name] = build.Named{Source: &local{in: in, dir: rest, step: namedContextName(name), ignore: namedIgnoreName(name)}}
 		case scheme == "input":
 			input, ok := in.r.inputs[rest]
 			switch {
@@ -232,7 +287,7 @@ func (in *inputs) named(req *build.Request) error {
 				req.Named[name] = build.Named{Source: &local{in: in, dir: input.dir, step: namedContextName(name)}}
 			}
 		case scheme == "oci-layout":
-			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + storeOf(strings.TrimPrefix(rest, "//")))}
+			req.Named[name] = build.Named{Ref: v, Blobs: in.j.blobs("oci:" + storeOf(rest))}
 		default:
 			req.Named[name] = build.Named{Ref: v}
 		}
@@ -268,8 +323,30 @@ func (in *inputs) uploaded(ctx context.Context, remote string, req *build.Reques
 		}
 		defer func() { _ = up.Close() }() // all of it has been read
 		counted := &counting{Reader: up, said: func(n int64) { said("transferring context:", n, 0) }}
-		return in.archive(counted, req)
+		return in.archive(ctx, counted, req)
 	})
+}
+
+// parted takes a tree whose Dockerfile is the client's, or of which a directory is the
+// context.
+func (in *inputs) parted(ctx context.Context, tree files.Tree, req *build.Request) error {
+	dir := in.r.attrs[attrSubdir]
+	at, n, err := files.Resolve(tree, "/"+dir)
+	if err != nil || !n.Mode.IsDir() {
+		return fmt.Errorf("build context: it has no directory %q: %w", dir, errdefs.ErrInvalidArgument)
+	}
+	tree = files.Below(tree, at)
+	req.Context = build.FromTree(tree)
+	own := in.r.attrs[attrFileName]
+	if own == "" {
+		req.Dockerfile, err = build.ReadDefinition(tree, in.attr(attrFilename, "Dockerfile"))
+		return err
+	}
+	if err := in.definition(ctx, req, own, ""); err != nil || req.Dockerfile.Ignore != nil {
+		return err
+	}
+	req.Dockerfile.Ignore, err = files.ReadFile(tree, ignoreSuffix, dockerfile.MaxSize)
+	return notThere(err)
 }
 
 type counting struct {
@@ -289,7 +366,7 @@ func (c *counting) Read(p []byte) (int, error) {
 const maxPadding = 64 << 20
 
 // archive takes a tar with the Dockerfile in it.
-func (in *inputs) archive(r io.Reader, req *build.Request) error {
+func (in *inputs) archive(ctx context.Context, r io.Reader, req *build.Request) error {
 	tree, err := in.j.s.builds.Receive(r)
 	if err != nil {
 		return err
@@ -299,6 +376,9 @@ func (in *inputs) archive(r io.Reader, req *build.Request) error {
 	// server notice that a client hangs up.
 	if _, err := io.Copy(io.Discard, io.LimitReader(r, maxPadding)); err != nil {
 		return fmt.Errorf("read build context: %w", err)
+	}
+	if in.r.attrs[attrFileName] != "" || in.r.attrs[attrSubdir] != "" {
+		return in.parted(ctx, tree, req)
 	}
 	name := in.attr(attrFilename, "Dockerfile")
 	if req.Dockerfile, err = build.ReadDefinition(tree, name); err != nil {
@@ -324,7 +404,7 @@ func (in *inputs) remote(ctx context.Context, remote string, req *build.Request)
 			return err
 		}
 		in.undo.Add(func() { _ = r.Close() }) // only files of the build
-		req.Context = r
+		req.Context, req.Provenance.Context, req.Provenance.ContextURI = r, &r.Origin, r.URI
 		if in.r.attrs[attrFileName] != "" { // the Dockerfile is the client's
 			return in.definition(ctx, req, in.r.attrs[attrFileName], "")
 		}

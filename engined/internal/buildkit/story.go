@@ -219,8 +219,9 @@ type measure struct {
 
 // tellStatus tells a measure of a vertex. Preconditions: mu is held.
 func (s *story) tellStatus(v *controlpb.Vertex, m measure) {
+	name, _, _ := strings.Cut(m.id, " ") // what is done, without what it is done to
 	s.tell(&controlpb.StatusResponse{Statuses: []*controlpb.VertexStatus{{
-		ID: m.id, Vertex: v.Digest, Name: m.id, Current: m.current, Total: m.total, Timestamp: timestamppb.Now(), Started: m.began, Completed: m.ended,
+		ID: m.id, Vertex: v.Digest, Name: name, Current: m.current, Total: m.total, Timestamp: timestamppb.Now(), Started: m.began, Completed: m.ended,
 	}}})
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -265,10 +264,10 @@ func (s *Service) writeLayer(ctx context.Context, src io.Reader) (ocispec.Descri
 	diffID := digest.SHA256.Digester()
 	sent := make(chan error, 1) // one result
 	go func() {
-		zw, _ := gzip.NewWriterLevel(pw, gzip.BestSpeed) // the level is valid
-		err := copyTar(io.MultiWriter(zw, diffID.Hash()), plain)
+		zw, err := compression.NewWriter(pw, compression.Gzip, compression.DefaultLevel)
 		if err == nil {
-			err = zw.Close()
+			err = copyTar(io.MultiWriter(zw, diffID.Hash()), plain)
+			err = errors.Join(err, zw.Close())
 		}
 		pw.CloseWithError(err)
 		sent <- err

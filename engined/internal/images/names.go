@@ -59,6 +59,9 @@ func (s *Service) SetName(ctx context.Context, name string, target ocispec.Descr
 	if err != nil {
 		return fmt.Errorf("name image %q: %w", name, err)
 	}
+	if isDangling(name) {
+		return nil // it is the one that would be dropped
+	}
 	return s.dropDangling(ctx, target)
 }
 

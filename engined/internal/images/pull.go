@@ -14,6 +14,7 @@ import (
 
 	"strata/engined/internal/events"
 	"strata/engined/internal/supervisor"
+	"strata/pkg/cleanup"
 	"strata/pkg/failpoint"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -264,6 +265,9 @@ type PushRequest struct {
 	Platform string
 	Auth     Auth
 	Ask      AuthFunc // instead of Auth, if not nil
+	// Target, if not nil, is what to push as Image, whatever that means here. Image is a full
+	// reference with a tag, or with the digest of Target.
+	Target *ocispec.Descriptor
 }
 
 // askOr returns ask, or an answer with a.
@@ -284,6 +288,9 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	platform, err := parsePlatform(r.Platform)
 	if err != nil {
 		return err
+	}
+	if r.Target != nil {
+		return s.pushTarget(ctx, named, r, out)
 	}
 	if r.Tag != "" {
 		if named, err = reference.WithTag(reference.TrimNamed(named), r.Tag); err != nil {
@@ -308,11 +315,27 @@ func (s *Service) Push(ctx context.Context, r PushRequest, out Output) error {
 	}
 	out(Progress{Status: "The push refers to repository [" + named.Name() + "]"})
 	for _, n := range names {
-		if err := s.pushOne(ctx, n, platform, askOr(r.Ask, r.Auth), out); err != nil {
+		if err := s.pushOne(ctx, supervisor.PushRequest{Name: n, Reference: n, Platform: platform}, askOr(r.Ask, r.Auth), out); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pushTarget pushes what has no name that says it: for as long as it takes, it has one that
+// nobody is shown.
+func (s *Service) pushTarget(ctx context.Context, to reference.Named, r PushRequest, out Output) error {
+	name := danglingName(*r.Target) + "-" + identifiers.Short(identifiers.New())
+	if err := s.sup.CreateImage(ctx, supervisor.Image{Name: name, Target: *r.Target}); err != nil {
+		return fmt.Errorf("push %s: %w", to, err)
+	}
+	err := s.pushOne(ctx, supervisor.PushRequest{Name: name, Reference: to.String()}, askOr(r.Ask, r.Auth), out)
+	ctx, done := cleanup.Context(ctx)
+	defer done()
+	if derr := s.sup.DeleteImage(ctx, name, false); derr != nil && !errdefs.IsNotFound(derr) {
+		err = errors.Join(err, derr)
+	}
+	return err
 }
 
 // namesOf returns the full references of a repository, sorted by the supervisor.
@@ -332,8 +355,8 @@ func (s *Service) namesOf(ctx context.Context, repo reference.Named) ([]string, 
 	return out, nil
 }
 
-func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Platform, auth AuthFunc, out Output) error {
-	ref, err := reference.ParseNormalizedNamed(name)
+func (s *Service) pushOne(ctx context.Context, r supervisor.PushRequest, auth AuthFunc, out Output) error {
+	ref, err := reference.ParseNormalizedNamed(r.Reference)
 	if err != nil {
 		return err
 	}
@@ -343,7 +366,8 @@ func (s *Service) pushOne(ctx context.Context, name string, platform *ocispec.Pl
 	}
 	var pushed ocispec.Descriptor
 	seen := map[string]bool{}
-	err = s.sup.Push(ctx, name, platform, supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}, func(e supervisor.Progress) {
+	r.Access = supervisor.RegistryAccess{Ask: auth.supervisor(), Host: reference.Domain(ref), HostDir: dir}
+	err = s.sup.Push(ctx, r, func(e supervisor.Progress) {
 		if e.Event == "pushed content" {
 			pushed = e.Desc
 		}

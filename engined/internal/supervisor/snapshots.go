@@ -82,6 +82,24 @@ func (c *Client) CommitSnapshot(ctx context.Context, snapshotter, name, key stri
 	return err
 }
 
+// Commit says which active snapshot becomes committed Name.
+type Commit struct {
+	Snapshotter string
+	Name, Key   string
+	Parent      string // onto which one that was made upon nothing is put; "" leaves it where it is
+	Labels      map[string]string
+}
+
+// CommitSnapshotOnto is CommitSnapshot with a parent. A supervisor that cannot says so by
+// ErrNotImplemented; one that has not heard of it (containerd before 2.2) commits the
+// snapshot upon nothing.
+func (c *Client) CommitSnapshotOnto(ctx context.Context, r Commit) error {
+	_, err := c.snapshotter().Commit(c.scope(ctx), &snapshotsapi.CommitSnapshotRequest{
+		Snapshotter: r.Snapshotter, Name: r.Name, Key: r.Key, Parent: r.Parent, Labels: r.Labels,
+	})
+	return err
+}
+
 // RemoveSnapshot removes a snapshot. ErrNotFound if there is none, ErrFailedPrecondition
 // if it has children.
 func (c *Client) RemoveSnapshot(ctx context.Context, snapshotter, key string) error {

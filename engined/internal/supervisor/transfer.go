@@ -90,23 +90,30 @@ func (c *Client) Pull(ctx context.Context, r PullRequest, progress func(Progress
 		})
 }
 
-// Push sends the image called name to its registry. A platform picks one manifest of an
-// index.
-func (c *Client) Push(ctx context.Context, name string, platform *ocispec.Platform, access RegistryAccess, progress func(Progress)) error {
+// PushRequest says what to push and where to.
+type PushRequest struct {
+	Name      string            // of the image
+	Reference string            // where to: a name with a tag or a digest
+	Platform  *ocispec.Platform // picks one manifest of an index; nil for all
+	Access    RegistryAccess
+}
+
+// Push sends an image to a registry.
+func (c *Client) Push(ctx context.Context, r PushRequest, progress func(Progress)) error {
 	t := c.transfer(ctx)
 	defer t.end()
 	if err := t.listen(progress); err != nil {
 		return err
 	}
-	resolver, err := t.resolver(access)
+	resolver, err := t.resolver(r.Access)
 	if err != nil {
 		return err
 	}
-	src := &transfertypes.ImageStore{Name: name}
-	if platform != nil {
-		src.Platforms = []*types.Platform{platformToWire(*platform)}
+	src := &transfertypes.ImageStore{Name: r.Name}
+	if r.Platform != nil {
+		src.Platforms = []*types.Platform{platformToWire(*r.Platform)}
 	}
-	return t.run(src, &transfertypes.OCIRegistry{Reference: name, Resolver: resolver})
+	return t.run(src, &transfertypes.OCIRegistry{Reference: r.Reference, Resolver: resolver})
 }
 
 // LoadRequest says what to do with an archive of images.

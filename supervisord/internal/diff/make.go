@@ -12,11 +12,10 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strata/pkg/compression"
 	"strata/pkg/linux/layer"
 	"strata/pkg/linux/mount"
 	"strata/supervisord/internal/content"
@@ -35,18 +34,14 @@ const (
 func compressor(mediaType string, w io.Writer) (io.WriteCloser, error) {
 	switch mediaType {
 	case ocispec.MediaTypeImageLayer, dockerLayer:
-		return plain{w}, nil
+		return compression.NewWriter(w, compression.None, compression.DefaultLevel)
 	case ocispec.MediaTypeImageLayerGzip, dockerLayerGzip:
-		return gzip.NewWriter(w), nil
+		return compression.NewWriter(w, compression.Gzip, compression.DefaultLevel)
 	case ocispec.MediaTypeImageLayerZstd:
-		return zstd.NewWriter(w)
+		return compression.NewWriter(w, compression.Zstd, compression.DefaultLevel)
 	}
 	return nil, fmt.Errorf("media type %q: %w", mediaType, errdefs.ErrNotImplemented)
 }
-
-type plain struct{ io.Writer }
-
-func (plain) Close() error { return nil }
 
 // Diff writes what upper changed above lower as a layer.
 func (a *Applier) Diff(ctx context.Context, lower, upper []mount.Mount, opts Options) (ocispec.Descriptor, error) {

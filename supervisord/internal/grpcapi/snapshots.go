@@ -73,7 +73,14 @@ func (s *snapshotServer) Commit(ctx context.Context, r *snapshotsapi.CommitSnaps
 	if err != nil {
 		return nil, err
 	}
-	return done(sn.Commit(ctx, r.Name, r.Key, r.Labels))
+	if r.Parent == "" {
+		return done(sn.Commit(ctx, r.Name, r.Key, r.Labels))
+	}
+	re, ok := sn.(snapshots.Rebaser)
+	if !ok {
+		return nil, fmt.Errorf("snapshotter %s puts nothing onto a parent: %w", r.Snapshotter, errdefs.ErrNotImplemented)
+	}
+	return done(re.CommitOnto(ctx, r.Name, r.Key, r.Parent, r.Labels))
 }
 
 // Remove implements Snapshots.

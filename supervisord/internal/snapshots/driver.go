@@ -20,3 +20,10 @@ type Driver interface {
 	// Usage returns what the snapshot takes on disk.
 	Usage(ctx context.Context, dir string) (Usage, error)
 }
+
+// rebaser is a Driver for which what was made without parents means the same as a change
+// above some.
+type rebaser interface {
+	// Rebase makes dir, which was made without parents, a child of parents.
+	Rebase(dir string, parents []string) error
+}

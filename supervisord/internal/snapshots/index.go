@@ -127,21 +127,36 @@ func (x *index) put(r *record, replaces ...name) {
 func (x *index) reserve(parent name) (uint64, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if parent.key != "" {
-		r, err := x.getLocked(parent)
-		if err != nil {
-			return 0, fmt.Errorf("parent: %w", err)
-		}
-		if r.Kind != KindCommitted {
-			return 0, fmt.Errorf("parent %q is not committed: %w", parent.key, errdefs.ErrFailedPrecondition)
-		}
-		x.children[parent]++
+	if err := x.refLocked(parent); err != nil {
+		return 0, err
 	}
 	x.lastID++
 	return x.lastID, nil
 }
 
-// unref undoes what reserve did to the parent.
+// ref is reserve without an id.
+func (x *index) ref(parent name) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refLocked(parent)
+}
+
+func (x *index) refLocked(parent name) error {
+	if parent.key == "" {
+		return nil
+	}
+	r, err := x.getLocked(parent)
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
+	}
+	if r.Kind != KindCommitted {
+		return fmt.Errorf("parent %q is not committed: %w", parent.key, errdefs.ErrFailedPrecondition)
+	}
+	x.children[parent]++
+	return nil
+}
+
+// unref undoes what reserve or ref did to the parent.
 func (x *index) unref(parent name) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

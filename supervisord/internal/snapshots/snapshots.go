@@ -74,3 +74,14 @@ type Snapshotter interface {
 	// Cleanup removes files that belong to no snapshot.
 	Cleanup(ctx context.Context) error
 }
+
+// Rebaser is a Snapshotter that can put what was made upon nothing onto a parent.
+type Rebaser interface {
+	// CommitOnto is Commit of a snapshot that has no parent, as a child of one: what it holds
+	// lies upon what parent holds, as a layer does. ErrNotFound and ErrFailedPrecondition as
+	// for Prepare, ErrFailedPrecondition also for a snapshot with another parent,
+	// ErrNotImplemented if the driver cannot.
+	//
+	// Source: containerd v2.2 api/services/snapshots/v1/snapshots.proto CommitSnapshotRequest.parent.
+	CommitOnto(ctx context.Context, name, key, parent string, labels map[string]string) error
+}

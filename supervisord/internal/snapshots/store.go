@@ -49,6 +49,7 @@ type Store struct {
 
 var (
 	_ Snapshotter       = (*Store)(nil)
+	_ Rebaser           = (*Store)(nil)
 	_ gc.Part           = (*Store)(nil)
 	_ leases.Holder     = (*Store)(nil)
 	_ metadata.Outsider = (*Store)(nil)
@@ -268,6 +269,11 @@ func diskFull(err error) error {
 
 // Commit turns active key into committed newName.
 func (s *Store) Commit(ctx context.Context, newName, key string, labels map[string]string) error {
+	return s.CommitOnto(ctx, newName, key, "", labels)
+}
+
+// CommitOnto implements Rebaser; onto no parent, the snapshot stays where it is.
+func (s *Store) CommitOnto(ctx context.Context, newName, key, parent string, labels map[string]string) error {
 	n, r, err := s.find(ctx, key)
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
@@ -298,11 +304,42 @@ func (s *Store) Commit(ctx context.Context, newName, key string, labels map[stri
 	if r.Kind != KindActive {
 		return fmt.Errorf("commit: snapshot %q is not active: %w", key, errdefs.ErrFailedPrecondition)
 	}
+	var undo cleanup.Stack
+	defer undo.Clean()
+	if parent != "" && parent != r.Parent {
+		if r, err = s.rebase(r, parent, &undo); err != nil {
+			return fmt.Errorf("commit snapshot %q: %w", key, err)
+		}
+	}
 	if err := s.commit(ctx, r, newName, usage, labels); err != nil {
 		return fmt.Errorf("commit snapshot %q: %w", key, err)
 	}
+	undo.Release()
 	facts.Publish(ctx, s.Publisher, facts.SnapshotCommitted(s.Driver.Name(), key, newName))
 	return nil
+}
+
+// rebase returns the record of an active snapshot as a child of parent.
+func (s *Store) rebase(r *record, parent string, undo *cleanup.Stack) (*record, error) {
+	d, ok := s.Driver.(rebaser)
+	if !ok {
+		return nil, fmt.Errorf("put a snapshot of %s onto a parent: %w", s.Driver.Name(), errdefs.ErrNotImplemented)
+	}
+	if r.Parent != "" {
+		return nil, fmt.Errorf("put it onto %q, but it is above %q: %w", parent, r.Parent, errdefs.ErrFailedPrecondition)
+	}
+	p := name{r.Namespace, parent}
+	if err := s.index.ref(p); err != nil {
+		return nil, err
+	}
+	undo.Add(func() { s.index.unref(p) })
+	c := *r
+	c.Parent = parent
+	dirs, err := s.parents(&c)
+	if err != nil {
+		return nil, err
+	}
+	return &c, d.Rebase(s.dir(r.ID), dirs)
 }
 
 func (s *Store) commit(ctx context.Context, r *record, newName string, usage Usage, labels map[string]string) error {

@@ -17,29 +17,19 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 	cfg := &st.config
 	switch cmd := cmd.(type) {
 	case *instructions.EnvCommand:
-		line := "ENV"
 		for _, kv := range cmd.Env {
-			if kv.NoDelim {
-				c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
-			}
 			c.checkSecret("ENV", kv.Key, cmd)
 			cfg.Env = setEnv(cfg.Env, kv.Key, kv.Value)
 			st.env.set(kv.Key, kv.Value)
-			line += " " + kv.String()
 		}
-		st.note(line, nil)
+		c.notePairs(st, cmd, cmd.Env)
 	case *instructions.LabelCommand:
-		line := "LABEL"
 		more := map[string]string{}
 		for _, kv := range cmd.Labels {
-			if kv.NoDelim {
-				c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
-			}
 			more[kv.Key] = kv.Value
-			line += " " + kv.String()
 		}
 		cfg.Labels = mergeLabels(cfg.Labels, more)
-		st.note(line, nil)
+		c.notePairs(st, cmd, cmd.Labels)
 	case *instructions.ArgCommand:
 		return c.arg(st, cmd)
 	case *instructions.MaintainerCommand:
@@ -79,6 +69,18 @@ func (c *compiler) configure(st *state, cmd instructions.Command) error {
 		return c.command(st, cmd)
 	}
 	return nil
+}
+
+// notePairs adds the line of an instruction that sets pairs.
+func (c *compiler) notePairs(st *state, cmd instructions.Command, pairs instructions.KeyValuePairs) {
+	words := []string{strings.ToUpper(cmd.Name())}
+	for _, kv := range pairs {
+		if kv.NoDelim {
+			c.linterOf(cmd).Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
+		}
+		words = append(words, kv.String())
+	}
+	st.note(strings.Join(words, " "), nil)
 }
 
 // command sets CMD and ENTRYPOINT.

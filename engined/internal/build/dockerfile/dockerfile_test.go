@@ -192,6 +192,9 @@ func TestWarningsComeWithAnError(t *testing.T) {
 	if err == nil || p == nil || len(p.Warnings) != 2 {
 		t.Errorf("plan %+v, %v", p, err)
 	}
+	if p, err := compile(t, "FROM --platform=$BULIDPLATFORM a\n"); err == nil || len(p.Warnings) != 1 {
+		t.Errorf("plan %+v, %v", p, err)
+	}
 }
 
 func TestHeredocs(t *testing.T) {
@@ -452,5 +455,47 @@ func TestRepositoriesAreToldFromOtherURLs(t *testing.T) {
 	p := mustCompile(t, "FROM a\nADD http://h/a.git?tag=v1 http://h/b.git#v1 git@h:c.git http://h/d.tar?x=y.git http://h/e.git.tar /r/\n")
 	if c := p.Target.Copy; len(c.Repos) != 3 || len(c.URLs) != 2 {
 		t.Errorf("repositories %q, URLs %q", c.Repos, c.URLs)
+	}
+}
+
+func TestOctalModesCountForDirectoriesThatAreMade(t *testing.T) {
+	for text, want := range map[string]int64{"755": 0o755, "4770": 0o770, "u=rwX": 0, "": 0, "999": 0} {
+		if got := OctalMode(text); got != want {
+			t.Errorf("OctalMode(%q) = %o, want %o", text, got, want)
+		}
+	}
+}
+
+func TestEpochsAreNumbers(t *testing.T) {
+	for _, row := range []struct {
+		text string
+		args map[string]string
+		want int64 // zero for an error
+		is   func(error) bool
+	}{
+		{"ARG SOURCE_DATE_EPOCH=5\nFROM a\n", nil, 5, nil},
+		{"ARG N=6\nARG SOURCE_DATE_EPOCH=$N\nFROM a\n", nil, 6, nil},
+		{"FROM a\n", map[string]string{"SOURCE_DATE_EPOCH": "7"}, 7, nil},
+		{"ARG SOURCE_DATE_EPOCH=soon\nFROM a\n", nil, 0, errdefs.IsInvalidArgument},
+		{"ARG SOURCE_DATE_EPOCH=context\nFROM a\n", nil, 0, errdefs.IsNotImplemented},
+		{"ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD http://h/x /\nFROM a\n", nil, 0, errdefs.IsNotImplemented},
+	} {
+		p, err := compile(t, row.text, func(o *Options) { o.Args = row.args })
+		if row.want == 0 {
+			if !row.is(err) {
+				t.Errorf("%q: %v", row.text, err)
+			}
+		} else if err != nil || p.Epoch.Unix() != row.want {
+			t.Errorf("%q: %v, %v", row.text, p, err)
+		}
+	}
+}
+
+func TestPlatformArgumentsHaveTheVersionOfTheOS(t *testing.T) {
+	p := mustCompile(t, "FROM scratch\nARG TARGETPLATFORM\nARG TARGETOSVERSION\nCOPY <<EOF /x\n$TARGETPLATFORM $TARGETOSVERSION\nEOF\n", func(o *Options) {
+		o.Platform = ocispec.Platform{OS: "windows", Architecture: "amd64", OSVersion: "1.2"}
+	})
+	if got := p.Target.Copy.Files[0].Data; got != "windows(1.2)/amd64 1.2\n" {
+		t.Errorf("%q", got)
 	}
 }

@@ -20,8 +20,8 @@ var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy",
 
 func (c *compiler) run(ctx context.Context, st *state, cmd *instructions.RunCommand) error {
 	r := &Run{Platform: st.platform, User: st.config.User, Dir: st.config.WorkingDir, Network: instructions.GetNetwork(cmd), Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure}
-	if len(instructions.GetDevices(cmd)) > 0 {
-		return fmt.Errorf("RUN --device: %w", errdefs.ErrNotImplemented)
+	if list := instructions.GetDevices(cmd); len(list) > 0 {
+		return fmt.Errorf("RUN --device=%s: devices of commands: %w", list[0].Name, errdefs.ErrNotImplemented)
 	}
 	r.Args = cmd.CmdLine
 	if len(cmd.Files) > 0 {
@@ -93,11 +93,11 @@ func (st *state) arguments() []string {
 // other is for the shell.
 func (r *Run) heredoc(files []instructions.ShellInlineFile) {
 	if parser.MustParseHeredoc(r.Args[0]) == nil {
-		full := r.Args[0]
+		parts := []string{r.Args[0]}
 		for _, f := range files {
-			full += "\n" + f.Data + f.Name
+			parts = append(parts, f.Data+f.Name)
 		}
-		r.Args = []string{full}
+		r.Args = []string{strings.Join(parts, "\n")}
 		return
 	}
 	data := files[0].Data
@@ -231,7 +231,7 @@ func (c *compiler) addition(st *state, cmd *instructions.AddCommand) error {
 func (cp *Copy) check(sum string) error {
 	if len(cp.Repos) == 1 && len(cp.Sources)+len(cp.URLs) == 0 {
 		if !isCommit(sum) {
-			return fmt.Errorf("checksum %q is no commit", sum)
+			return fmt.Errorf("invalid checksum %q: expected hex commit hash", sum)
 		}
 		cp.Commit = sum
 		return nil
@@ -241,7 +241,7 @@ func (cp *Copy) check(sum string) error {
 	}
 	d, err := digest.Parse(sum)
 	if err != nil {
-		return fmt.Errorf("checksum %q: %w", sum, err)
+		return fmt.Errorf("invalid checksum %q: %w", sum, err)
 	}
 	cp.Checksum = d
 	return nil
@@ -279,24 +279,22 @@ func (c *compiler) transfer(st *state, cmd instructions.Command, cp *Copy, sd in
 	if n := len(cp.Sources) + len(cp.URLs) + len(cp.Repos) + len(cp.Files); n > 1 && !strings.HasSuffix(cp.Dest, "/") {
 		return fmt.Errorf("when using %s with more than one source file, the destination must be a directory and end with a /", strings.ToUpper(cmd.Name()))
 	}
-	line := strings.ToUpper(cmd.Name())
+	line := []string{strings.ToUpper(cmd.Name())}
 	if cp.Parents {
-		line += " --parents"
+		line = append(line, "--parents")
 	}
 	if cp.Chown != "" {
-		line += " --chown=" + cp.Chown
+		line = append(line, "--chown="+cp.Chown)
 	}
 	if cp.Chmod != "" {
-		line += " --chmod=" + cp.Chmod
+		line = append(line, "--chmod="+cp.Chmod)
 	}
-	for _, s := range sd.SourcePaths {
-		line += " " + s
-	}
+	line = append(line, sd.SourcePaths...)
 	for _, f := range sd.SourceContents {
-		line += " <<" + f.Path
+		line = append(line, "<<"+f.Path)
 	}
 	v := c.step(st, cmd, &Vertex{Copy: cp})
-	st.note(line+" "+sd.DestPath, v)
+	st.note(strings.Join(append(line, sd.DestPath), " "), v)
 	return nil
 }
 

@@ -165,6 +165,7 @@ type Plan struct {
 	Steps    []Step // in the order of the Dockerfile
 	Vertices []*Vertex
 	Parent   digest.Digest // id of the image that the target is made from; "" for none
+	Epoch    time.Time     // SOURCE_DATE_EPOCH, of the build's arguments or of an ARG before FROM; zero for none
 	Warnings []Warning
 }
 
@@ -205,6 +206,3 @@ func (p *Plan) Contexts() []string {
 	}
 	return slices.Sorted(maps.Keys(seen))
 }
-
-// Epoch reads SOURCE_DATE_EPOCH; zero for none.
-func Epoch(args map[string]string) (time.Time, error) { return epoch(args["SOURCE_DATE_EPOCH"]) }

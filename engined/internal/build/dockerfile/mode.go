@@ -33,6 +33,15 @@ func ParseMode(s string) (Mode, error) {
 	}, nil
 }
 
+// OctalMode are the permissions that an octal --chmod says; zero for any other.
+func OctalMode(s string) int64 {
+	n, err := strconv.ParseUint(s, 8, 12)
+	if err != nil {
+		return 0
+	}
+	return int64(n) & 0o777 //nolint:gosec // of twelve bits
+}
+
 // who are the bits that a letter stands for: permissions, and setuid, setgid or sticky.
 var who = map[byte][2]int64{'u': {0o700, 0o4000}, 'g': {0o070, 0o2000}, 'o': {0o007, 0}, 'a': {0o777, 0o6000}}
 

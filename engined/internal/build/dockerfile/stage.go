@@ -307,6 +307,11 @@ func (c *compiler) source(ctx context.Context, st *state, verb, name string) (v 
 	if v, ok := c.foreign[name]; ok {
 		return v, "", nil
 	}
+	if isContext && image == "scratch" {
+		v = c.add(&Vertex{Name: "FROM scratch", Stage: c.stageName(st.index)})
+		c.foreign[name] = v
+		return v, "", nil
+	}
 	b, err := c.image(ctx, image, c.opts.Platform)
 	if err != nil {
 		hint := nearest(name, c.names())

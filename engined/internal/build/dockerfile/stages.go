@@ -24,6 +24,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Version is that of the Dockerfile's language which is read: BuildKit 0.32's.
+const Version = "1.25"
+
 // MaxSize bounds a Dockerfile, in bytes.
 const MaxSize = 4 << 20
 
@@ -197,6 +200,9 @@ func (c *compiler) parse(source []byte) error {
 	if err := c.globals(meta); err != nil {
 		return err
 	}
+	if c.plan.Epoch, err = c.epoch(); err != nil {
+		return err
+	}
 	c.checkStages(meta)
 	return nil
 }
@@ -239,12 +245,12 @@ func (c *compiler) platformArgs(given map[string]string) *environment {
 	}
 	out := &environment{}
 	for _, kv := range [][2]string{
-		{"BUILDPLATFORM", platforms.Format(b)},
+		{"BUILDPLATFORM", platforms.FormatAll(b)},
 		{"BUILDOS", b.OS},
 		{"BUILDOSVERSION", b.OSVersion},
 		{"BUILDARCH", b.Architecture},
 		{"BUILDVARIANT", b.Variant},
-		{"TARGETPLATFORM", platforms.Format(t)},
+		{"TARGETPLATFORM", platforms.FormatAll(t)},
 		{"TARGETOS", t.OS},
 		{"TARGETOSVERSION", t.OSVersion},
 		{"TARGETARCH", t.Architecture},
@@ -415,10 +421,10 @@ func (c *compiler) prefetch(ctx context.Context, target int) error {
 		seen[i] = true
 		before := len(c.plan.Warnings)
 		j, ref, p, err := c.base(i)
-		c.plan.Warnings = c.plan.Warnings[:before] // they come again when the stage is compiled
 		if err != nil {
 			return err
 		}
+		c.plan.Warnings = c.plan.Warnings[:before] // they come again when the stage is compiled
 		if j >= 0 {
 			err = visit(j)
 		} else if ref != "scratch" && !strings.HasPrefix(ref, contextPrefix) {
@@ -543,22 +549,29 @@ func mergeLabels(have, more map[string]string) map[string]string {
 		return have
 	}
 	out := map[string]string{}
-	for k, v := range have {
-		out[k] = v
-	}
-	for k, v := range more {
-		out[k] = v
-	}
+	maps.Copy(out, have)
+	maps.Copy(out, more)
 	return out
 }
 
-func epoch(s string) (time.Time, error) {
+// argEpoch is the argument that says when everything was made.
+const argEpoch = "SOURCE_DATE_EPOCH"
+
+// epoch reads SOURCE_DATE_EPOCH. BuildKit takes it of a source, too, by its name.
+func (c *compiler) epoch() (time.Time, error) {
+	s, ok := c.opts.Args[argEpoch]
+	if !ok {
+		s, _ = c.global.Get(argEpoch) // "" for none
+	}
 	if s == "" {
 		return time.Time{}, nil
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %q is not a number of seconds: %w", s, errdefs.ErrInvalidArgument)
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(n, 0).UTC(), nil
 	}
-	return time.Unix(n, 0).UTC(), nil
+	_, _, isContext := c.contextOf(s)
+	if _, isStage := c.named(s, len(c.stages)); isStage || isContext || s == "context" {
+		return time.Time{}, fmt.Errorf("%s=%s, the time of a source: %w", argEpoch, s, errdefs.ErrNotImplemented)
+	}
+	return time.Time{}, fmt.Errorf("invalid %s: %s: it is not a number of seconds: %w", argEpoch, s, errdefs.ErrInvalidArgument)
 }

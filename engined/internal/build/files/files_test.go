@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -358,5 +359,116 @@ func TestAnArchiveThatUnpacksToTooMuchIsRefused(t *testing.T) {
 	}
 	if err := Put(t.Context(), t.TempDir(), c, items, Placement{Dest: "/to/", Owner: own, Unpack: true}); err != nil {
 		t.Errorf("Put = %v", err)
+	}
+}
+
+func TestTreesLieOverEachOther(t *testing.T) {
+	lower, err := Receive(bytes.NewReader(archiveOf(t, file{name: "d/a", text: "lower"}, file{name: "d/b", text: "lower"}, file{name: "f/x", text: "hidden"})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lower.Close() }()
+	upper, err := Receive(bytes.NewReader(archiveOf(t, file{name: "d/a", text: "upper"}, file{name: "f", text: "upper"})), t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = upper.Close() }()
+	both := Over(lower, Over(upper, Single("note", "single", 0o600, time.Unix(7, 0))))
+	items, err := Select(both, Wish{Sources: []string{"/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, it := range items {
+		if it.Mode.IsRegular() {
+			text, err := ReadFile(both, it.Source, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[it.Source] = string(text)
+		}
+	}
+	if want := map[string]string{"/d/a": "upper", "/d/b": "lower", "/f": "upper", "/note": "single"}; !maps.Equal(got, want) {
+		t.Errorf("files %v, want %v", got, want)
+	}
+	if name, err := Clash(lower, upper); err != nil || name != "/d/a" {
+		t.Errorf("Clash = %q, %v", name, err)
+	}
+	if name, err := Clash(lower, Single("note", "", 0o600, time.Time{})); err != nil || name != "" {
+		t.Errorf("Clash = %q, %v", name, err)
+	}
+}
+
+func TestParentsKeepWhatIsBehindThePivotOfAPattern(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"a/b/c/d/e/bay", "a/b2/c/d/e/bar", "a/b/c2/d/e/baz", "a/b/c2/d/e2/baz"} {
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tree.Close() }()
+	for _, row := range []struct {
+		source string
+		want   []string
+	}{
+		{"a/./b/./c", []string{"b/c/d/e/bay"}},
+		{"/a/./*/c", []string{"b/c/d/e/bay", "b2/c/d/e/bar"}},
+		{"/a/b*/./c/**/e", []string{"c/d/e/bay", "c/d/e/bar"}},
+		{"/a/b/c*/./d/**/baz", []string{"d/e/baz", "d/e2/baz"}},
+		{"/a/b*/./c/**/bar", []string{"c/d/e/bar"}},
+		{"**/e2", []string{"a/b/c2/d/e2/baz"}},
+	} {
+		items, err := Select(tree, Wish{Sources: []string{row.source}, Parents: true})
+		var got []string
+		for _, it := range items {
+			if it.Mode.IsRegular() {
+				got = append(got, it.Rel)
+			}
+		}
+		if err != nil || !slices.Equal(got, row.want) {
+			t.Errorf("%s: %q, want %q, %v", row.source, got, row.want, err)
+		}
+	}
+}
+
+func TestDestinationsAreMadeWhereDanglingSymlinksPoint(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Symlink("../tmp/target", filepath.Join(root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	source := t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "foo"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := OpenRoot(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tree.Close() }()
+	items, err := Select(tree, Wish{Sources: []string{"foo"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Put(t.Context(), root, tree, items, Placement{Dest: "/link/", DirMode: 0o700}); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(root, "tmp/target/foo")); string(data) != "text" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if info, err := os.Stat(filepath.Join(root, "tmp/target")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the directory that was made: %v, %v", info, err)
+	}
+	if made, err := Mkdir(t.Context(), root, "/link/sub/dir", nil); err != nil || !made {
+		t.Errorf("%v, %v", made, err)
+	}
+	if info, err := os.Stat(filepath.Join(root, "tmp/target/sub/dir")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("%v, %v", info, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -19,10 +20,11 @@ import (
 
 // Placement says where items go and what becomes of them.
 type Placement struct {
-	Dest   string                           // absolute; ends with "/" if it must be a directory
-	Owner  *archive.Owner                   // nil keeps the items' own
-	Mode   func(perm int64, dir bool) int64 // nil keeps the items' own
-	Unpack bool                             // archives among the sources are extracted
+	Dest    string                           // absolute; ends with "/" if it must be a directory
+	Owner   *archive.Owner                   // nil keeps the items' own
+	Mode    func(perm int64, dir bool) int64 // nil keeps the items' own
+	DirMode int64                            // of directories that are made above the items; zero means 0755
+	Unpack  bool                             // archives among the sources are extracted
 	// MaxUnpacked bounds what one archive has in it, in bytes; zero means DefaultMaxUnpacked.
 	MaxUnpacked int64
 }
@@ -48,6 +50,8 @@ func Put(ctx context.Context, root string, t Tree, items []Item, p Placement) er
 		w.isDir = w.isDir || n.Mode.IsDir()
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
+	} else if w.dest, err = follow(dst, w.dest, true); err != nil { // a symlink may lead to what is missing
+		return err
 	}
 	for i := range items {
 		w.isDir = w.isDir || items[i].Rel != ""
@@ -56,6 +60,9 @@ func Put(ctx context.Context, root string, t Tree, items []Item, p Placement) er
 	if p.Unpack {
 		if plain, err = w.unpack(items); err != nil {
 			return err
+		}
+		if several(plain) && !w.isDir {
+			return errSeveral
 		}
 	}
 	rest, bulk := w.split(plain)
@@ -92,8 +99,33 @@ func Mkdir(ctx context.Context, root, name string, owner *archive.Owner) (bool, 
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	w := &placer{ctx: ctx, root: root, dst: dst, p: Placement{Owner: owner}, dest: path.Clean(name), isDir: true}
+	if name, err = follow(dst, name, true); err != nil {
+		return false, err
+	}
+	w := &placer{ctx: ctx, root: root, dst: dst, p: Placement{Owner: owner}, dest: name, isDir: true}
 	return true, w.write(w.directories)
+}
+
+// errSeveral refuses several files for one name.
+var errSeveral = fmt.Errorf("when using COPY with more than one source file, the destination must be a directory and end with a /: %w", errdefs.ErrInvalidArgument)
+
+// several reports whether more than one item is to be the destination itself.
+func several(items []Item) bool {
+	n := 0
+	for i := range items {
+		if items[i].Rel == "" {
+			n++
+		}
+	}
+	return n > 1
+}
+
+// CheckDestination refuses several files for one name: archives that are unpacked are none.
+func CheckDestination(items []Item, p Placement) error {
+	if !p.Unpack && several(items) && !strings.HasSuffix(p.Dest, "/") {
+		return errSeveral
+	}
+	return nil
 }
 
 type placer struct {
@@ -144,8 +176,12 @@ func (w *placer) directories(tw *tar.Writer) error {
 		}
 		missing = append(missing, dir)
 	}
-	for i := len(missing) - 1; i >= 0; i-- {
-		h := &tar.Header{Typeflag: tar.TypeDir, Name: missing[i] + "/", Mode: 0o755}
+	mode := int64(0o755)
+	if w.p.DirMode != 0 {
+		mode = w.p.DirMode
+	}
+	for _, name := range slices.Backward(missing) {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}
 		w.own(h)
 		if err := tw.WriteHeader(h); err != nil {
 			return err
@@ -311,7 +347,7 @@ func isArchive(r io.Reader) (bool, error) {
 		return false, err
 	}
 	if err != nil {
-		return false, nil //nolint:nilerr // it only looked like one
+		return false, nil // it only looked like one
 	}
 	defer func() { _ = plain.Close() }() // only read
 	_, err = tar.NewReader(plain).Next()

@@ -60,17 +60,23 @@ func Select(t Tree, w Wish) ([]Item, error) {
 		s.exclude = m
 	}
 	for _, src := range w.Sources {
-		pivot := ""
+		pivots := []string{""}
 		if before, after, ok := strings.Cut("/"+strings.TrimPrefix(src, "/"), "/./"); ok && w.Parents {
-			pivot, src = path.Clean("/"+before), path.Join(before, after)
-		}
-		names, err := s.match(src)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range names {
-			if err := s.source(name, pivot); err != nil {
+			list, err := s.match(before)
+			if err != nil {
 				return nil, err
+			}
+			pivots, src = list, path.Clean("/"+after)
+		}
+		for _, pivot := range pivots {
+			names, err := s.matchBelow(pivot, src)
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range names {
+				if err := s.source(name, pivot); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
@@ -88,15 +94,27 @@ type selector struct {
 func hasMeta(s string) bool { return strings.ContainsAny(s, `*?[\`) }
 
 // match returns the paths that a source means.
-func (s *selector) match(src string) ([]string, error) {
+func (s *selector) match(src string) ([]string, error) { return s.matchBelow("", src) }
+
+// matchBelow returns the paths that a source means in directory top. With --parents, "**" is
+// any number of directories.
+func (s *selector) matchBelow(top, src string) ([]string, error) {
 	clean := path.Clean("/" + src)
 	if !hasMeta(clean) {
-		return []string{clean}, nil
+		return []string{path.Join("/", top, clean)}, nil
 	}
-	found := []string{"/"}
+	found := []string{path.Join("/", top)}
 	for part := range strings.SplitSeq(strings.Trim(clean, "/"), "/") {
 		var next []string
 		for _, dir := range found {
+			if part == "**" && s.wish.Parents {
+				below, err := s.directories(dir, 0)
+				if err != nil {
+					return nil, err
+				}
+				next = append(next, below...)
+				continue
+			}
 			if !hasMeta(part) {
 				next = append(next, path.Join(dir, part))
 				continue
@@ -122,6 +140,33 @@ func (s *selector) match(src string) ([]string, error) {
 		found = next
 	}
 	return slices.DeleteFunc(found, func(name string) bool { _, _, err := Resolve(s.tree, name); return err != nil }), nil
+}
+
+// maxDepth bounds directories in directories.
+const maxDepth = 256
+
+// directories returns dir and the directories below it.
+func (s *selector) directories(dir string, depth int) ([]string, error) {
+	at, n, err := Resolve(s.tree, dir)
+	if err != nil || !n.Mode.IsDir() || depth > maxDepth {
+		return nil, nil //nolint:nilerr // nothing matches there
+	}
+	out := []string{dir}
+	names, err := s.tree.ReadDir(at)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if n, err := s.tree.Lstat(path.Join(at, name)); err != nil || !n.Mode.IsDir() { // through no symlink
+			continue
+		}
+		below, err := s.directories(path.Join(dir, name), depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, below...)
+	}
+	return out, nil
 }
 
 // source adds one source and what is below it.

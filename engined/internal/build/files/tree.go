@@ -49,6 +49,17 @@ const maxLinks = 40
 // Resolve follows every symlink in name inside the tree and returns the clean path and
 // what is there.
 func Resolve(t Tree, name string) (string, Node, error) {
+	at, err := follow(t, name, false)
+	if err != nil {
+		return "", Node{}, err
+	}
+	n, err := t.Lstat(at)
+	return at, n, err
+}
+
+// follow returns name without symlinks. With missing, what is not there is taken for what
+// it says.
+func follow(t Tree, name string, missing bool) (string, error) {
 	left := strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
 	at, links := "/", 0
 	for len(left) > 0 {
@@ -63,23 +74,22 @@ func Resolve(t Tree, name string) (string, Node, error) {
 		}
 		next := path.Join(at, part)
 		n, err := t.Lstat(next)
-		if err != nil {
-			return "", Node{}, err
+		if err != nil && (!missing || !errors.Is(err, fs.ErrNotExist)) {
+			return "", err
 		}
-		if n.Mode&fs.ModeSymlink == 0 {
+		if err != nil || n.Mode&fs.ModeSymlink == 0 {
 			at = next
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", Node{}, &fs.PathError{Op: "stat", Path: name, Err: syscall.ELOOP}
+			return "", &fs.PathError{Op: "stat", Path: name, Err: syscall.ELOOP}
 		}
 		if path.IsAbs(n.Link) {
 			at = "/"
 		}
 		left = append(strings.Split(n.Link, "/"), left...)
 	}
-	n, err := t.Lstat(at)
-	return at, n, err
+	return at, nil
 }
 
 // ReadFile returns a file of at most limit bytes; symlinks are followed in the tree.
@@ -175,3 +185,17 @@ func (r *Root) ReadDir(name string) ([]string, error) {
 func (r *Root) Open(name string) (io.ReadCloser, error) {
 	return r.root.OpenFile(name, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 }
+
+// Below returns what is in directory dir of t, as a tree. No symlink leads out of it.
+func Below(t Tree, dir string) Tree { return below{t, path.Clean("/" + dir)} }
+
+type below struct {
+	tree Tree
+	dir  string
+}
+
+func (b below) Lstat(name string) (Node, error) { return b.tree.Lstat(path.Join(b.dir, name)) }
+
+func (b below) ReadDir(name string) ([]string, error) { return b.tree.ReadDir(path.Join(b.dir, name)) }
+
+func (b below) Open(name string) (io.ReadCloser, error) { return b.tree.Open(path.Join(b.dir, name)) }

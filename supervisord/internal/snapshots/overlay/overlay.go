@@ -3,9 +3,11 @@ package overlay
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"strata/pkg/linux/mount"
 	"strata/pkg/linux/tree"
@@ -78,6 +80,20 @@ func (*Driver) Make(_ context.Context, dir string, kind snapshots.Kind, parents 
 		return os.Mkdir(work(dir), 0o711)
 	}
 	return nil
+}
+
+// Rebase gives the upper directory the attributes of the parent's, as Make does, unless it was
+// given others meanwhile. Nothing else in it depends on parents: it has no whiteouts and no
+// opaque directories, as there was nothing to hide.
+func (*Driver) Rebase(dir string, parents []string) error {
+	info, err := os.Stat(files(dir))
+	if err != nil || len(parents) == 0 {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || info.Mode() != fs.ModeDir|0o755 || st.Uid != 0 || st.Gid != 0 {
+		return nil
+	}
+	return tree.CopyAttributes(files(dir), files(parents[0]))
 }
 
 // Mounts returns a bind mount where one directory is all there is, else an overlay.

@@ -34,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) (sn snapshots.Snapshotter, reopen
 		"one of many wins":                                       race,
 		"a restart forgets nothing":                              restart,
 		"deep chains mount":                                      deep,
+		"what is upon nothing is put onto a parent":              rebase,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sn, reopen := open(t)
@@ -131,6 +132,43 @@ func layers(t *testing.T, s *suite) {
 	if info.Kind != snapshots.KindActive || info.Parent != "top" || info.Labels["k"] != "v" || info.CreatedAt.IsZero() {
 		t.Errorf("Stat = %+v", info)
 	}
+}
+
+// rebase is for those that can.
+func rebase(t *testing.T, s *suite) {
+	s.commit(t, "base", "", map[string]string{"a": "1", "dir/x": "1"})
+	mounts, err := s.Prepare(s.ctx, "alone", "", nil)
+	must(t, err)
+	in(t, mounts, func(root string) { put(t, root, "a", "2"); put(t, root, "dir/y", "2") })
+	r, ok := s.Snapshotter.(snapshots.Rebaser)
+	if !ok {
+		return
+	}
+	err = r.CommitOnto(s.ctx, "top", "alone", "base", nil)
+	if errdefs.IsNotImplemented(err) {
+		must(t, s.Commit(s.ctx, "top", "alone", nil)) // it is as it was
+		return
+	}
+	must(t, err)
+	for range 2 {
+		view, err := s.View(s.ctx, "view", "top", nil)
+		must(t, err)
+		in(t, view, func(root string) { want(t, root, map[string]string{"a": "2", "dir/x": "1", "dir/y": "2"}) })
+		must(t, s.Remove(s.ctx, "view"))
+		wantClass(t, "Remove of what something was put onto", s.Remove(s.ctx, "base"), errdefs.ErrFailedPrecondition)
+		s.Snapshotter = s.reopen()
+	}
+	r, _ = s.Snapshotter.(snapshots.Rebaser)
+	_, err = s.Prepare(s.ctx, "above", "base", nil)
+	must(t, err)
+	_, err = s.Prepare(s.ctx, "active", "", nil)
+	must(t, err)
+	wantClass(t, "CommitOnto another parent", r.CommitOnto(s.ctx, "n", "above", "top", nil), errdefs.ErrFailedPrecondition)
+	wantClass(t, "CommitOnto nothing", r.CommitOnto(s.ctx, "n", "active", "missing", nil), errdefs.ErrNotFound)
+	wantClass(t, "CommitOnto what is not committed", r.CommitOnto(s.ctx, "n", "active", "above", nil), errdefs.ErrFailedPrecondition)
+	must(t, s.Remove(s.ctx, "top"))
+	must(t, s.Remove(s.ctx, "above"))
+	must(t, s.Remove(s.ctx, "base")) // nobody holds it by what has failed
 }
 
 func classes(t *testing.T, s *suite) {

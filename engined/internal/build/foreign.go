@@ -69,13 +69,24 @@ func withInterpreters(ctx context.Context, fn func(dir string)) {
 	}
 }
 
-// Platforms are those whose programs run here, the host's first.
+// Platforms are those whose programs run here: the host's own, what that runs by itself, as
+// amd64 does 386, and what is emulated.
 func (s *Service) Platforms(ctx context.Context) []ocispec.Platform {
 	out := []ocispec.Platform{s.host}
+	var foreign []ocispec.Platform
+	for _, arch := range slices.Sorted(maps.Keys(machines)) {
+		p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
+		switch {
+		case arch == s.host.Architecture:
+		case platforms.Only(s.host).Match(p):
+			out = append(out, p)
+		default:
+			foreign = append(foreign, p)
+		}
+	}
 	withInterpreters(ctx, func(dir string) {
-		for _, arch := range slices.Sorted(maps.Keys(machines)) {
-			p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
-			if !platforms.Only(s.host).Match(p) && emulated(dir, arch) {
+		for _, p := range foreign {
+			if emulated(dir, p.Architecture) {
 				out = append(out, p)
 			}
 		}

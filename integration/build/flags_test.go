@@ -2,6 +2,7 @@ package build
 
 import (
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -56,6 +57,9 @@ func flags(t *testing.T, s *harness.Stack) {
 		if !strings.Contains(out, "67108864\n") || !strings.Contains(out, "Cpus_allowed_list:\t0\n") {
 			t.Errorf("%s: limits of commands:\n%s", client, out)
 		}
+	}
+	if out := s.OK("docker", "buildx", "inspect"); !regexp.MustCompile(`Platforms: +linux/`+runtime.GOARCH).MatchString(out) || !strings.Contains(out, "GC Policy rule#0") {
+		t.Errorf("buildx inspect:\n%s", out)
 	}
 	for _, bad := range []string{"memory", "memory=", "memory=much", "colour=red"} {
 		if r := s.Engine("build", "--resource", bad, dir); r.Code == 0 || !strings.Contains(r.Stderr, "invalid --resource") {

@@ -22,12 +22,18 @@ func (s *Service) canRun(ctx context.Context, p ocispec.Platform) error {
 		platforms.Format(p), platforms.Format(s.host), binfmt.Dir, errdefs.ErrNotImplemented)
 }
 
-// Platforms are those whose programs run here, the host's first.
+// Platforms are those whose programs run here: the host's own, what that runs by itself, as
+// amd64 does 386, and what is emulated.
 func (s *Service) Platforms(ctx context.Context) []ocispec.Platform {
 	out := []ocispec.Platform{s.host}
+	own := platforms.Only(s.host)
+	for _, arch := range []string{"386", "arm"} { // what processors of 64 bits run, too
+		if p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch}); arch != s.host.Architecture && own.Match(p) {
+			out = append(out, p)
+		}
+	}
 	for _, arch := range binfmt.Architectures(ctx) {
-		p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch})
-		if !platforms.Only(s.host).Match(p) {
+		if p := platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: arch}); !own.Match(p) {
 			out = append(out, p)
 		}
 	}

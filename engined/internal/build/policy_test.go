@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // cached returns how many records there are, and their bytes.
@@ -94,5 +95,17 @@ func TestDeniedEntitlementsCannotBeGranted(t *testing.T) {
 				t.Errorf("Build = %v, want ErrPermissionDenied and where it is set", err)
 			}
 		})
+	}
+}
+
+func TestPlatformsBeginWithTheHostsOwn(t *testing.T) {
+	list := (&Service{host: ocispec.Platform{OS: "linux", Architecture: "amd64"}}).Platforms(t.Context())
+	if len(list) < 2 || list[0].Architecture != "amd64" || list[1].Architecture != "386" {
+		t.Errorf("%+v, want amd64, what it runs by itself, and what is emulated", list)
+	}
+	for _, p := range list[1:] {
+		if p.Architecture == "amd64" {
+			t.Errorf("%+v: amd64 twice", list)
+		}
 	}
 }

@@ -14,12 +14,17 @@
 // build.Request of the attributes (options.go), with sources and sinks that are the session
 // (source.go, output.go), and its story is what Status streams (story.go).
 //
+// A result is made once, by the first call that needs it, and stays until its job ends
+// ([job.solved]). Its definition is a source that only this engine has (definition.go): a
+// client that gives it back builds one target upon another (link.go).
+//
 // Of the bridge's containers there is one, for a look at a step that has failed (shell.go):
 // its process is asked for while Solve runs, and begins when a step fails.
 //
 // Contexts are kept by package synced.
 //
-// On disk, below the data root: build/contexts (see synced), buildhistory.db (history.go).
+// On disk, below the data root: build/contexts (see synced), buildhistory.db (history.go),
+// which clients filter (historyfilter.go).
 //
 // Start reading at [Service.solve].
 package buildkit

@@ -2,6 +2,7 @@ package build
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +21,36 @@ func TestCorners(t *testing.T) {
 	t.Run("commands may have another host name", func(t *testing.T) { hostNames(t, s.For(t)) })
 	t.Run("a mount of a stage is found by what is in it", func(t *testing.T) { mountContent(t, s.For(t)) })
 	t.Run("directories that a COPY makes have its mode", func(t *testing.T) { madeDirectories(t, s.For(t)) })
+	t.Run("a client looks into a repository before it builds of it", func(t *testing.T) { remoteDefinitions(t, s.For(t)) })
+}
+
+// remoteDefinitions builds what the newest buildx asks for with definitions of its own: a
+// repository (where a policy may be), the bake file in one, and a Dockerfile at a URL.
+func remoteDefinitions(t *testing.T, s *harness.Stack) {
+	dir := project(t, map[string]string{
+		"Dockerfile":       "FROM busybox:test\nCOPY a /a\nRUN cat /a\n",
+		"a":                "in the repository\n",
+		"docker-bake.json": `{"target":{"default":{"args":{"X":"y"}}}}`,
+		"other.Dockerfile": "FROM busybox:test\nRUN echo from a URL\n",
+	})
+	git := exec.Command("sh", "-ec", "git init -q -b main .; git add .; git -c user.name=a -c user.email=a@b commit -qm one; git update-server-info")
+	git.Dir = dir
+	if out, err := git.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	base := "http://" + mirror(t, s, "", dir)
+	if out := plain(t, s, "buildx", "--no-cache", base+"/.git#main"); !strings.Contains(out, "in the repository\n") {
+		t.Errorf("a repository:\n%s", out)
+	}
+	if out := plain(t, s, "buildx", "--no-cache", "-f", base+"/other.Dockerfile", dir); !strings.Contains(out, "from a URL\n") {
+		t.Errorf("a Dockerfile at a URL:\n%s", out)
+	}
+	s.Plugin("buildx")
+	bake := s.Command("docker", "buildx", "bake", "--progress=plain", "--no-cache", base+"/.git#main")
+	bake.Dir = t.TempDir()
+	if out, err := bake.CombinedOutput(); err != nil || !strings.Contains(string(out), "in the repository\n") {
+		t.Errorf("a bake file in a repository: %v\n%s", err, out)
+	}
 }
 
 func mountContent(t *testing.T, s *harness.Stack) {

@@ -288,3 +288,30 @@ func (b *builder) fetchedFrom(m Material) {
 	defer b.mu.Unlock()
 	b.fetched = append(b.fetched, m)
 }
+
+// maxFile bounds a file that is fetched to be looked into, in bytes.
+const maxFile = 8 << 20
+
+// File fetches one file by HTTP: it is alone in the root of its tree, as name. Close it.
+func (s *Service) File(ctx context.Context, source, name string) (*Remote, error) {
+	f, err := os.CreateTemp(s.tmpDir(), "url-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // nobody needs it any more
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	it, err := fetch(ctx, source, f)
+	if err != nil {
+		return nil, err
+	}
+	if it.Size > maxFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes: %w", source, maxFile, errdefs.ErrResourceExhausted)
+	}
+	data := make([]byte, it.Size)
+	if _, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return &Remote{Origin: Material{URI: redacted(source)}, URI: redacted(source), tree: inlineTree{"/" + name: string(data)}, close: func() {}}, nil
+}

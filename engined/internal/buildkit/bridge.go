@@ -43,7 +43,8 @@ var (
 	llbCaps = []string{
 		"source.image", "source.image.resolvemode", "source.local", "source.local.unique", "source.local.sessionid", "source.local.includepatterns",
 		"source.local.followpaths", "source.local.excludepatterns", "source.local.sharedkeyhint", "source.local.differ", "source.ocilayout",
-		"source.git", "source.http", "platform", "constraints", "meta.ignorecache", "meta.description", "meta.exportcache", "meta.progressgroup",
+		"source.git", "source.git.keepgitdir", "source.git.fullurl", "source.git.httpauth", "source.git.knownsshhosts", "source.git.mountsshsock",
+		"source.git.checksum", "source.git.skipsubmodules", "source.git.fetchbycommit", "source.http", "platform", "constraints", "meta.ignorecache", "meta.description", "meta.exportcache", "meta.progressgroup",
 		"exec.meta.base", "exec.mount.bind", "exec.mount.cache", "exec.mount.tmpfs", "exec.mount.secret", "exec.mount.ssh", "file.base",
 		"gc.freespacefilter", "exporter.multiple", "exporter.image.annotations", "exporter.sourcedateepoch", "exporter.image.attestations",
 	}
@@ -71,8 +72,12 @@ func (b bridge) Solve(ctx context.Context, req *gatewaypb.SolveRequest) (*gatewa
 	if err != nil {
 		return nil, err
 	}
-	if len(req.GetDefinition().GetDef()) > 0 {
-		return nil, unimplemented("a definition of the client's own (LLB)")
+	if def := req.GetDefinition(); len(def.GetDef()) > 0 {
+		r, err := b.solveRemote(ctx, j, def, req.Evaluate)
+		if err != nil {
+			return nil, j.explain(ctx, err)
+		}
+		return &gatewaypb.SolveResponse{Result: &gatewaypb.Result{Result: &gatewaypb.Result_Ref{Ref: &gatewaypb.Ref{Id: j.keep(r), Def: def}}}}, nil
 	}
 	if req.Frontend == "" { // an empty definition: nothing
 		return &gatewaypb.SolveResponse{Result: &gatewaypb.Result{Result: &gatewaypb.Result_Ref{Ref: &gatewaypb.Ref{}}}}, nil
@@ -109,7 +114,12 @@ func (b bridge) Evaluate(ctx context.Context, req *gatewaypb.EvaluateRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if _, err := j.solved(ctx, r); err != nil {
+	if r.remote != nil {
+		_, err = j.fetch(ctx, r)
+	} else {
+		_, err = j.solved(ctx, r)
+	}
+	if err != nil {
 		return nil, j.explain(ctx, err)
 	}
 	return &gatewaypb.EvaluateResponse{}, nil
@@ -167,6 +177,13 @@ func (b bridge) withTree(ctx context.Context, ref string, fn func(files.Tree) er
 	j, r, err := b.result(ctx, ref)
 	if err != nil {
 		return err
+	}
+	if r.remote != nil {
+		t, err := j.fetch(ctx, r)
+		if err == nil {
+			err = fn(t)
+		}
+		return j.explain(ctx, err)
 	}
 	v, err := j.solved(ctx, r)
 	if err == nil {

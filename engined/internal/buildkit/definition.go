@@ -26,10 +26,11 @@ func resultDefinition(id string) (*controlpb.Definition, error) {
 }
 
 // input is what a definition means that a client gives the frontend: a directory of the
-// client, or the result of a build.
+// client, the result of a build, or what the engine is to fetch.
 type input struct {
 	dir    string
-	linked *build.Linked // nil for a directory
+	linked *build.Linked // nil for none
+	remote *remote       // nil for none
 }
 
 // Schemes of the sources that are understood.

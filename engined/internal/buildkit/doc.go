@@ -5,7 +5,9 @@
 // of the frontend dockerfile.v0, the stream of what happens in a build, and its history. It
 // refuses to know how a build is solved (package build) and where HTTP comes in (httpapi
 // hands it connections). A client's own definitions and frontends are refused: every build
-// is one of a Dockerfile, by the built-in frontend, whatever its syntax line says.
+// is one of a Dockerfile, by the built-in frontend, whatever its syntax line says. The one
+// kind of definition that is understood fetches a repository or a file, for the client to
+// look into (fetched.go).
 //
 // A build takes this way. The client opens a session (package session), on which it serves
 // its files; calls Solve with a reference of its own making, and Status with the same. Solve

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"strata/engined/internal/build"
+	"strata/engined/internal/build/files"
 	"strata/engined/internal/buildkit/session"
 	"strata/pkg/buildkit/controlpb"
 	"strata/pkg/buildkit/gatewaypb"
@@ -53,6 +54,10 @@ type result struct {
 	inputs   map[string]input  // of the frontend
 	metadata map[string][]byte // of a subrequest, which makes no image
 	making   *making           // nil if nobody has asked; guarded by the job's mu
+
+	remote   *remote    // of what is only looked into; nil for a build
+	fetching sync.Mutex // held while fetched is made
+	fetched  files.Tree
 }
 
 // solve is Control.Solve.
@@ -348,6 +353,9 @@ func (j *job) solved(ctx context.Context, r *result) (*build.Solved, error) {
 
 // solve is solved's work.
 func (j *job) solve(ctx context.Context, r *result) (*build.Solved, error) {
+	if r.remote != nil {
+		return nil, unimplemented("the files of a source as a result")
+	}
 	var undo cleanup.Stack
 	defer undo.Clean()
 	req, err := j.request(ctx, r, &undo)

@@ -15,6 +15,10 @@ import (
 func (j *job) inputs(ctx context.Context, defs map[string]*controlpb.Definition) (map[string]input, error) {
 	out := map[string]input{}
 	for key, def := range defs {
+		if from, ok := remoteOf(def); ok {
+			out[key] = input{remote: &from}
+			continue
+		}
 		scheme, name, err := sourceOf(def)
 		if err != nil {
 			return nil, fmt.Errorf("input %s: %w", key, err)

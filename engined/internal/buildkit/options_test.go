@@ -303,3 +303,42 @@ func TestABuildThatIsOverAtOnceCanBeAskedAbout(t *testing.T) {
 		t.Errorf("the reference is not free: %v", err)
 	}
 }
+
+func TestDefinitionsThatOnlyFetchAreUnderstood(t *testing.T) {
+	end := &controlpb.Op{Inputs: []*controlpb.Input{{Digest: "sha256:x"}}}
+	for _, row := range []struct {
+		id    string
+		attrs map[string]string
+		want  remote // zero for none
+	}{
+		{"git://h/r.git#v1:dir", map[string]string{"git.fullurl": "https://h/r.git", "git.authtokensecret": "GIT_AUTH_TOKEN"}, remote{url: "https://h/r.git#v1:dir"}},
+		{"git://h/r.git", map[string]string{"git.fullurl": "https://h/r.git", "git.keepgitdir": "true"}, remote{url: "https://h/r.git?keep-git-dir=true"}},
+		{"git://h/r.git#v1", map[string]string{"git.fullurl": "https://h/r.git", "git.checksum": "abc"}, remote{url: "https://h/r.git?checksum=abc#v1"}},
+		{"git://h/r.git", map[string]string{"git.fullurl": "git@h:r.git"}, remote{url: "git@h:r.git"}},
+		{"git://h/r.git", map[string]string{"git.fullurl": "git@h:r.git", "git.skipsubmodules": "true"}, remote{}},
+		{"git://h/r.git", map[string]string{"git.sig.pubkey": "x"}, remote{}},
+		{"https://h/f", map[string]string{"http.filename": "Dockerfile"}, remote{url: "https://h/f", file: "Dockerfile"}},
+		{"https://h/f", map[string]string{"http.filename": "Dockerfile", "http.checksum": "x"}, remote{}},
+		{"docker-image://x", nil, remote{}},
+		{"local://x", nil, remote{}},
+	} {
+		source, err := proto.Marshal(&controlpb.Op{Source: &controlpb.SourceOp{Identifier: row.id, Attrs: row.attrs}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, err := proto.Marshal(end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok := remoteOf(&controlpb.Definition{Def: [][]byte{source, last}})
+		if ok != (row.want != remote{}) || ok && got != row.want {
+			t.Errorf("%s %v: %+v, %v", row.id, row.attrs, got, ok)
+		}
+		if _, ok := remoteOf(&controlpb.Definition{Def: [][]byte{source, source, last}}); ok {
+			t.Errorf("%s twice", row.id)
+		}
+		if _, ok := remoteOf(&controlpb.Definition{Def: [][]byte{source, {0xff, 1}}}); ok {
+			t.Error("noise was understood")
+		}
+	}
+}

@@ -36,7 +36,12 @@ func (in *inputs) fill(ctx context.Context, req *build.Request) error {
 		return err
 	}
 	contextDir := in.attr(attrContextName, buildkit.LocalContext)
+	given := in.r.inputs[buildkit.LocalContext].remote
 	switch remote := in.r.attrs[contextDir]; {
+	case given != nil && given.file == "":
+		return in.remote(ctx, given.url, req)
+	case given != nil:
+		return unimplemented("a file by HTTP as the context")
 	case in.j.body != nil:
 		return in.j.story.step(remoteName, func(said progress) error {
 			return in.archive(ctx, &counting{Reader: in.j.body, said: func(n int64) { said("transferring context:", n, 0) }}, req)
@@ -281,6 +286,10 @@ func (in *inputs) named(req *build.Request) error {
 			switch {
 			case !ok:
 				return fmt.Errorf("context %s: there is no input %s: %w", name, rest, errdefs.ErrInvalidArgument)
+			case input.remote != nil && input.remote.file == "":
+				req.Named[name] = build.Named{Ref: input.remote.url}
+			case input.remote != nil:
+				return unimplemented("context " + name + ": a file by HTTP")
 			case input.linked != nil:
 				req.Named[name] = build.Named{Linked: input.linked}
 			default:

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 )
 
 // Build does what r asks for. Errors: *dockerfile.Error for mistakes in the Dockerfile,
@@ -70,7 +71,7 @@ func newBuilder(s *Service, r Request, o Observer) *builder {
 type product struct {
 	platform ocispec.Platform // as it was asked for
 	plan     *dockerfile.Plan
-	top      *Record
+	top      *records.Record
 }
 
 // plan compiles the Dockerfile for each platform.

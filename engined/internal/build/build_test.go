@@ -28,6 +28,7 @@ import (
 
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/images"
 	"strata/engined/internal/supervisor/supervisortest"
 )
@@ -837,7 +838,7 @@ func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
 		Provenance: Provenance{Mode: "max", Context: &Material{"https://h/r.git#v1", map[string]string{"sha1": "abc"}}, ContextURI: "https://h/r.git#v1:dir"},
 	}}
 	plan := &dockerfile.Plan{Vertices: []*dockerfile.Vertex{{Name: "RUN x", Run: &dockerfile.Run{Network: "none", Mounts: []dockerfile.Mount{{Type: dockerfile.MountSSH, ID: "key", Required: true}}}}}}
-	f := b.facts(plan, &Times{})
+	f := b.facts(plan, &records.Times{})
 	for name, predicate := range map[string]any{"v1": f.v1("me"), "v0.2": f.v02("me")} {
 		raw, err := json.Marshal(predicate)
 		if err != nil {
@@ -855,7 +856,7 @@ func TestPredicatesOfBothVersionsTellTheSame(t *testing.T) {
 		}
 	}
 	plan.Vertices[0].Run.Network = "default"
-	if b.facts(plan, &Times{}).hermetic {
+	if b.facts(plan, &records.Times{}).hermetic {
 		t.Error("a command with a network is hermetic")
 	}
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strata/engined/internal/build/cacheformat"
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/identifiers"
@@ -110,7 +112,7 @@ func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) erro
 	if err != nil {
 		return err
 	}
-	w := newCacheWriter()
+	w := cacheformat.NewWriter()
 	for _, p := range b.products {
 		if err := b.collectCache(ctx, w, p, all); err != nil {
 			return err
@@ -122,20 +124,20 @@ func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) erro
 			return err
 		}
 	}
-	for _, d := range w.blobs {
+	for _, d := range w.Blobs() {
 		if err := blobs.Write(ctx, d, b.s.sup.OpenContent(ctx, d)); err != nil {
 			return err
 		}
 	}
-	raw, err := json.Marshal(w.config)
+	raw, err := w.JSON()
 	if err != nil {
 		return err
 	}
-	config := ocispec.Descriptor{MediaType: mediaTypeCacheConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	config := ocispec.Descriptor{MediaType: cacheformat.MediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	if err := blobs.Write(ctx, config, bytes.NewReader(raw)); err != nil {
 		return err
 	}
-	doc, err := json.Marshal(ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: w.blobs})
+	doc, err := json.Marshal(ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: w.Blobs()})
 	if err != nil {
 		return err
 	}
@@ -152,8 +154,8 @@ func (b *builder) exportCache(ctx context.Context, c CacheOption, all bool) erro
 
 // collectCache adds the records of a product: those that its image consists of, or (all)
 // those of every stage.
-func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, all bool) error {
-	add := func(v *dockerfile.Vertex, rec *Record) error {
+func (b *builder) collectCache(ctx context.Context, w *cacheformat.Writer, p *product, all bool) error {
+	add := func(v *dockerfile.Vertex, rec *records.Record) error {
 		if rec.Link != "" {
 			return b.collectLink(ctx, w, v, rec)
 		}
@@ -165,7 +167,7 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 		if err != nil {
 			return err
 		}
-		w.add(rec, plain, layers)
+		w.Add(rec, plain, layers)
 		return nil
 	}
 	var err error
@@ -193,8 +195,8 @@ func (b *builder) collectCache(ctx context.Context, w *cacheWriter, p *product, 
 }
 
 // collectLink adds the layer that v has placed: it is of use upon any parent.
-func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile.Vertex, rec *Record) error {
-	link, ok := b.s.cache.get(rec.Link)
+func (b *builder) collectLink(ctx context.Context, w *cacheformat.Writer, v *dockerfile.Vertex, rec *records.Record) error {
+	link, ok := b.s.cache.Get(rec.Link)
 	layer := b.links.layerOf(v)
 	if !ok || link.Layer == nil || layer == nil || !b.hasLayer(ctx, link) {
 		return nil // it has no files, or was pruned by id
@@ -207,13 +209,13 @@ func (b *builder) collectLink(ctx context.Context, w *cacheWriter, v *dockerfile
 	if err != nil {
 		return err
 	}
-	w.add(link, plain, []Layer{*link.Layer})
+	w.Add(link, plain, []records.Layer{*link.Layer})
 	return nil
 }
 
 // known returns the record of a vertex, whether this build made it or looked no further
 // than what is above it.
-func (b *builder) known(ctx context.Context, v *dockerfile.Vertex) (*Record, bool) {
+func (b *builder) known(ctx context.Context, v *dockerfile.Vertex) (*records.Record, bool) {
 	if v.Parent == nil {
 		return nil, false
 	}
@@ -228,28 +230,34 @@ func (b *builder) known(ctx context.Context, v *dockerfile.Vertex) (*Record, boo
 	if err != nil || plain == "" {
 		return nil, false
 	}
-	rec, ok := b.s.cache.alias(plain)
+	rec, ok := b.s.cache.Alias(plain)
 	return rec, ok && b.usable(ctx, rec)
 }
 
 // inlineCache is the cache of an image as a field of its configuration.
 func (b *builder) inlineCache(ctx context.Context, p *product) (map[string]json.RawMessage, error) {
-	w := newCacheWriter()
+	w := cacheformat.NewWriter()
 	if err := b.collectCache(ctx, w, p, false); err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(w.config)
+	raw, err := w.JSON()
 	if err != nil {
 		return nil, err
 	}
 	field, err := json.Marshal(raw) // base64, as BuildKit has it
-	return map[string]json.RawMessage{inlineCacheField: field}, err
+	return map[string]json.RawMessage{cacheformat.InlineField: field}, err
 }
 
 // imports is what --cache-from knows, by key. It is read when the cache here has missed.
 type imports struct {
 	once  sync.Once
 	known map[string]foreign
+}
+
+// foreign is a result that a cache elsewhere has.
+type foreign struct {
+	cacheformat.Result
+	blobs Blobs
 }
 
 // imported returns what a cache elsewhere has under a key.
@@ -322,22 +330,15 @@ func readCacheConfig(ctx context.Context, blobs Blobs, config ocispec.Descriptor
 	if err != nil {
 		return nil, err
 	}
-	if config.MediaType != mediaTypeCacheConfig {
-		var img struct {
-			Cache []byte `json:"moby.buildkit.cache.v0"`
-		}
-		if err := json.Unmarshal(raw, &img); err != nil {
-			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-		}
-		if raw = img.Cache; len(raw) == 0 {
-			return nil, fmt.Errorf("the image has no inline cache: %w", errdefs.ErrNotFound)
-		}
+	found, err := cacheformat.Read(config.MediaType, raw)
+	if err != nil {
+		return nil, err
 	}
-	var cfg cacheConfig
-	if err := json.Unmarshal(raw, &cfg); err != nil {
-		return nil, fmt.Errorf("cache configuration: %w: %w", err, errdefs.ErrInvalidArgument)
+	out := make(map[string]foreign, len(found))
+	for k, r := range found {
+		out[k] = foreign{r, blobs}
 	}
-	return cfg.read(blobs), nil
+	return out, nil
 }
 
 func cacheTarget(ctx context.Context, c CacheOption, blobs Blobs) (ocispec.Descriptor, error) {
@@ -373,7 +374,7 @@ func cacheConfigsOf(ctx context.Context, blobs Blobs, d ocispec.Descriptor, dept
 		return []ocispec.Descriptor{doc.Config}, nil
 	}
 	for _, c := range doc.Manifests {
-		if c.MediaType == mediaTypeCacheConfig {
+		if c.MediaType == cacheformat.MediaType {
 			return []ocispec.Descriptor{c}, nil
 		}
 	}
@@ -396,7 +397,7 @@ func cacheConfigsOf(ctx context.Context, blobs Blobs, d ocispec.Descriptor, dept
 
 // fromElsewhere makes the record of v, and of what is below it, of a cache elsewhere; nil
 // if that has not got it all.
-func (b *builder) fromElsewhere(ctx context.Context, v *dockerfile.Vertex, k string) (*Record, error) {
+func (b *builder) fromElsewhere(ctx context.Context, v *dockerfile.Vertex, k string) (*records.Record, error) {
 	f, ok := b.imported(ctx, k)
 	if !ok {
 		return nil, nil
@@ -409,7 +410,7 @@ func (b *builder) fromElsewhere(ctx context.Context, v *dockerfile.Vertex, k str
 }
 
 // belowElsewhere returns the record of what v is built upon, without making anything.
-func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
+func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*records.Record, error) {
 	below := v.Parent
 	if below.Parent == nil {
 		return b.solve(ctx, below)
@@ -418,7 +419,7 @@ func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*Re
 	if err != nil || plain == "" {
 		return nil, err
 	}
-	if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
+	if rec, ok := b.s.cache.Alias(plain); ok && b.usable(ctx, rec) {
 		return rec, nil
 	}
 	if layer := b.links.layerOf(below); layer != nil {
@@ -429,7 +430,7 @@ func (b *builder) belowElsewhere(ctx context.Context, v *dockerfile.Vertex) (*Re
 
 // linkElsewhere returns the record of a step that places a layer if that, and all below,
 // need not be made.
-func (b *builder) linkElsewhere(ctx context.Context, v, layer *dockerfile.Vertex) (*Record, error) {
+func (b *builder) linkElsewhere(ctx context.Context, v, layer *dockerfile.Vertex) (*records.Record, error) {
 	parent, err := b.belowElsewhere(ctx, v)
 	if err != nil || parent == nil {
 		return nil, err
@@ -439,7 +440,7 @@ func (b *builder) linkElsewhere(ctx context.Context, v, layer *dockerfile.Vertex
 		return nil, err
 	}
 	_, there := b.imported(ctx, plain)
-	if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
+	if rec, ok := b.s.cache.Alias(plain); ok && b.usable(ctx, rec) {
 		there = true
 	}
 	if !there {
@@ -449,17 +450,17 @@ func (b *builder) linkElsewhere(ctx context.Context, v, layer *dockerfile.Vertex
 }
 
 // adopt fetches the layer that v adds to its parent and keeps it as a record.
-func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *Record, f foreign, k string) (*Record, error) {
+func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *records.Record, f foreign, k string) (*records.Record, error) {
 	below, err := b.layersOf(ctx, v.Parent, parent)
 	if err != nil {
 		return nil, err
 	}
-	n := len(f.layers) - len(below)
-	if n != 0 && n != 1 || !slices.EqualFunc(below, f.layers[:len(below)], func(a, b Layer) bool { return a.DiffID == b.DiffID }) {
+	n := len(f.Layers) - len(below)
+	if n != 0 && n != 1 || !slices.EqualFunc(below, f.Layers[:len(below)], func(a, b records.Layer) bool { return a.DiffID == b.DiffID }) {
 		return nil, nil // of another base
 	}
-	b.later(b.s.hold(f.content))
-	rec := &Record{Key: f.content, Parent: parent.Key, Snapshot: parent.Snapshot, Unchanged: true, Name: v.Name, Created: f.created, LastUsed: b.started, Uses: 1}
+	b.later(b.s.hold(f.Content))
+	rec := &records.Record{Key: f.Content, Parent: parent.Key, Snapshot: parent.Snapshot, Unchanged: true, Name: v.Name, Created: f.Created, LastUsed: b.started, Uses: 1}
 	if n == 1 {
 		alone := b.links.stepOf(v) != nil
 		if err := b.task("importing layer of "+v.Name, func(*dockerfile.Vertex) error { return b.adoptLayer(ctx, rec, f, alone) }); err != nil {
@@ -467,20 +468,20 @@ func (b *builder) adopt(ctx context.Context, v *dockerfile.Vertex, parent *Recor
 		}
 	}
 	var aliases []string
-	if k != f.content {
+	if k != f.Content {
 		aliases = append(aliases, k)
 	}
-	return rec, b.s.cache.put(rec, aliases...)
+	return rec, b.s.cache.Put(rec, aliases...)
 }
 
 // adoptLayer fetches the uppermost layer of f and extracts it above rec's parent, unless it
 // stays alone.
-func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone bool) error {
+func (b *builder) adoptLayer(ctx context.Context, rec *records.Record, f foreign, alone bool) error {
 	ctx, err := b.leased(ctx)
 	if err != nil {
 		return err
 	}
-	l := f.layers[len(f.layers)-1]
+	l := f.Layers[len(f.Layers)-1]
 	if err := b.takeBlob(ctx, f.blobs, l.Descriptor); err != nil {
 		return fmt.Errorf("import cache: %w", err)
 	}
@@ -505,7 +506,7 @@ func (b *builder) adoptLayer(ctx context.Context, rec *Record, f foreign, alone 
 		return fmt.Errorf("import cache: %w", err)
 	}
 	var ids []digest.Digest
-	for _, x := range f.layers {
+	for _, x := range f.Layers {
 		ids = append(ids, x.DiffID)
 	}
 	if err := b.settle(ctx, rec, manifest.ChainIDs(ids)[len(ids)-1].String(), supervisor.Commit{Key: active}); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strata/engined/internal/build/records"
 	packing "strata/pkg/compression"
 	"strata/pkg/identifiers"
 	"strata/pkg/manifest"
@@ -25,7 +26,7 @@ var layerTypes = map[string][2]string{
 
 // compressed returns the layers as o wants them. Those of the base stay as they are,
 // unless it is forced.
-func (b *builder) compressed(ctx context.Context, o *output, p *product, layers []Layer) ([]ocispec.Descriptor, error) {
+func (b *builder) compressed(ctx context.Context, o *output, p *product, layers []records.Layer) ([]ocispec.Descriptor, error) {
 	base := 0
 	for v := p.plan.Target; v != nil; v = v.Parent {
 		if v.Image != nil {
@@ -70,7 +71,7 @@ const labelCompressed = "strata.build/compressed."
 
 // recompress writes a layer in another compression; what was written once is found again
 // by a label.
-func (b *builder) recompress(ctx context.Context, l Layer, c compression) (ocispec.Descriptor, error) {
+func (b *builder) recompress(ctx context.Context, l records.Layer, c compression) (ocispec.Descriptor, error) {
 	label := labelCompressed + c.kind + ".default"
 	if c.level != nil {
 		label = labelCompressed + c.kind + "." + strconv.Itoa(*c.level)

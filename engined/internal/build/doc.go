@@ -29,7 +29,7 @@
 // The package refuses to know HTTP, and what a client's terminal looks like: it tells an
 // [Observer] what happens.
 //
-// On disk, below the data root: build.db (records and aliases, see cache.go), build/cache
+// On disk, below the data root: build.db (package records), build/cache
 // (cache mounts), build/tmp (contexts without a name, checkouts of git).
 //
 // Start reading at [Service.Build].

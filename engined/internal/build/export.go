@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/images"
 	"strata/pkg/manifest"
 )
@@ -183,7 +184,7 @@ func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img
 	if err != nil {
 		return img, false, err
 	}
-	f, finished := b.s.cache.finished(k)
+	f, finished := b.s.cache.Finished(k)
 	finished = finished && !b.r.NoCache
 	if finished && o.store && !o.push && !o.attest.wanted {
 		have, err := b.s.images.Resolve(ctx, f.Target.Digest.String(), nil)
@@ -225,11 +226,11 @@ func (b *builder) platformImage(ctx context.Context, o *output, p *product) (img
 			return img, false, err
 		}
 	}
-	done := Finished{Target: img.manifest, Top: p.top.Key, Created: *n.Config.Created}
+	done := records.Finished{Target: img.manifest, Top: p.top.Key, Created: *n.Config.Created}
 	if img.attestation != nil {
 		done.Attested = img.attestation.times
 	}
-	return img, false, b.s.cache.finish(k, done)
+	return img, false, b.s.cache.Finish(k, done)
 }
 
 // store keeps an image under its names, unpacked for this host if it is for it.
@@ -324,7 +325,7 @@ func provenanceKey(o *output, p *Provenance) string {
 
 // newImage puts configuration and history together. An image tells no time but those of its
 // records, so that it is the same wherever they come from; now is for one that has none.
-func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.NewImage, error) {
+func (b *builder) newImage(p *product, layers []records.Layer, now time.Time) (images.NewImage, error) {
 	raw, err := json.Marshal(p.plan.Config)
 	if err != nil {
 		return images.NewImage{}, err
@@ -348,10 +349,10 @@ func (b *builder) newImage(p *product, layers []Layer, now time.Time) (images.Ne
 // history is that of the base and of this build. A step of this build has the time of its
 // record; what changed no file has none.
 func (b *builder) history(p *product) ([]ocispec.History, error) {
-	records := map[*dockerfile.Vertex]*Record{}
+	byStep := map[*dockerfile.Vertex]*records.Record{}
 	var err error
 	for v, rec := p.plan.Target, p.top; v.Parent != nil; v = v.Parent {
-		records[v] = rec
+		byStep[v] = rec
 		if rec, err = b.below(v, rec); err != nil {
 			return nil, err
 		}
@@ -359,7 +360,7 @@ func (b *builder) history(p *product) ([]ocispec.History, error) {
 	var out []ocispec.History
 	for _, e := range p.plan.History {
 		h := e.History
-		if rec := records[e.Vertex]; h.Created == nil && rec != nil {
+		if rec := byStep[e.Vertex]; h.Created == nil && rec != nil {
 			h.EmptyLayer, h.Created = rec.Unchanged, &rec.Created
 		}
 		out = append(out, h)

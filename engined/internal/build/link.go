@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
@@ -96,7 +97,7 @@ func (l *links) take(k string) (active string, ok bool) {
 // rebase places a layer that this build has just made by putting its very files onto w's
 // parent. It reports false if they are not here, or the supervisor cannot: then the layer is
 // to be extracted.
-func (b *builder) rebase(ctx context.Context, w *work, rec *Record) (bool, error) {
+func (b *builder) rebase(ctx context.Context, w *work, rec *records.Record) (bool, error) {
 	if rec.Link == "" || w.inputs[0].Layer == nil || !b.s.rebases(ctx) {
 		return false, nil
 	}
@@ -169,7 +170,7 @@ func (b *builder) begun(v *dockerfile.Vertex) {
 }
 
 // extract puts the content of a layer of the store onto mounts.
-func (b *builder) extract(ctx context.Context, l Layer, mounts []mount.Mount) error {
+func (b *builder) extract(ctx context.Context, l records.Layer, mounts []mount.Mount) error {
 	applied, err := b.s.sup.ApplyDiff(ctx, l.Descriptor, mounts)
 	if err != nil {
 		return err
@@ -181,7 +182,7 @@ func (b *builder) extract(ctx context.Context, l Layer, mounts []mount.Mount) er
 }
 
 // hasLayer reports whether the layer of a record that consists of nothing else is there.
-func (b *builder) hasLayer(ctx context.Context, rec *Record) bool {
+func (b *builder) hasLayer(ctx context.Context, rec *records.Record) bool {
 	if rec.Layer == nil {
 		return true // it changed nothing
 	}

@@ -19,6 +19,7 @@ import (
 
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/spec"
 	"strata/pkg/ctxlog"
 	"strata/pkg/identifiers"
@@ -94,7 +95,7 @@ func (b *builder) runMounts(ctx context.Context, w *work) (out []spec.Mount, env
 	next, agent := 0, false
 	for i := range w.v.Run.Mounts {
 		m := &w.v.Run.Mounts[i]
-		var from *Record
+		var from *records.Record
 		if m.From != nil {
 			from = w.inputs[next]
 			next++
@@ -155,7 +156,7 @@ func (b *builder) scripts(ctx context.Context, w *work) (spec.Mount, error) {
 
 // bindMount shows a part of a stage, an image or the build context. What is written there
 // is lost.
-func (b *builder) bindMount(ctx context.Context, w *work, m *dockerfile.Mount, from *Record) (*spec.Mount, error) {
+func (b *builder) bindMount(ctx context.Context, w *work, m *dockerfile.Mount, from *records.Record) (*spec.Mount, error) {
 	var dir string
 	var err error
 	switch {
@@ -245,7 +246,7 @@ func inside(dir, name string) (string, error) {
 }
 
 // cacheMount returns a directory that outlives the build.
-func (b *builder) cacheMount(ctx context.Context, w *work, m *dockerfile.Mount, from *Record) (*spec.Mount, error) {
+func (b *builder) cacheMount(ctx context.Context, w *work, m *dockerfile.Mount, from *records.Record) (*spec.Mount, error) {
 	name := digest.FromString(m.ID).Encoded()[:32]
 	dir := filepath.Join(b.s.cacheDir(), name)
 	switch m.Sharing {
@@ -274,7 +275,7 @@ func (b *builder) cacheMount(ctx context.Context, w *work, m *dockerfile.Mount, 
 }
 
 // fillCache makes a cache's directory unless it is there.
-func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount, from *Record) error {
+func (b *builder) fillCache(ctx context.Context, dir string, m *dockerfile.Mount, from *records.Record) error {
 	unlock, err := b.s.mounts.lock(ctx, "make "+dir)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/networks"
 	"strata/pkg/identifiers"
 )
@@ -36,11 +37,10 @@ const (
 type attestation struct {
 	manifest ocispec.Descriptor
 	blobs    []ocispec.Descriptor // the manifest and what it holds
-	times    *Times
+	times    *records.Times
 }
 
 // Times are when an image was made: an equal build tells of the same ones.
-type Times struct{ Started, Finished time.Time }
 
 // descriptor is the attestation's place in the index, beside the image it is about.
 func (a *attestation) descriptor(image digest.Digest) ocispec.Descriptor {
@@ -51,10 +51,10 @@ func (a *attestation) descriptor(image digest.Digest) ocispec.Descriptor {
 }
 
 // attest writes the provenance of an image. Of one that was made before it says when.
-func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before *Times, finished bool) (*attestation, error) {
+func (b *builder) attest(ctx context.Context, o *output, img *madeImage, before *records.Times, finished bool) (*attestation, error) {
 	a := &attestation{times: before}
 	if before == nil || !finished {
-		a.times = &Times{b.started, time.Now().UTC()}
+		a.times = &records.Times{Started: b.started, Finished: time.Now().UTC()}
 	}
 	statement, err := json.Marshal(b.statement(img.plan, imageSubjects(o, img), a.times))
 	if err != nil {
@@ -136,7 +136,7 @@ func (p *Provenance) predicateType() string {
 //
 // Source: in-toto attestation spec v1 "Statement"; SLSA provenance v1 and v0.2;
 // moby/buildkit docs/attestations/slsa-definitions.md.
-func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *Times) any {
+func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *records.Times) any {
 	f := b.facts(plan, at)
 	predicate := f.v1(b.r.Provenance.BuilderID)
 	if b.r.Provenance.Version == slsa02 {
@@ -147,7 +147,7 @@ func (b *builder) statement(plan *dockerfile.Plan, subjects []subject, at *Times
 
 // facts are what a predicate tells, whatever its version.
 type facts struct {
-	at         *Times
+	at         *records.Times
 	invocation string
 	source     Material // of the context, if the engine has fetched it
 	file       string   // the Dockerfile in it
@@ -162,7 +162,7 @@ type facts struct {
 }
 
 // facts collects what is told of a plan.
-func (b *builder) facts(plan *dockerfile.Plan, at *Times) *facts {
+func (b *builder) facts(plan *dockerfile.Plan, at *records.Times) *facts {
 	name := b.r.Dockerfile.Name
 	if name == "" {
 		name = defaultDockerfile

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"strata/engined/internal/build/records"
 	"strata/pkg/linux/tree"
 )
 
@@ -36,7 +37,7 @@ const cacheMountType = "exec.cachemount"
 
 // DiskUsage lists the cache.
 func (s *Service) DiskUsage(ctx context.Context) ([]Usage, error) {
-	all, err := s.cache.all()
+	all, err := s.cache.All()
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +175,7 @@ func (s *Service) collect(ctx context.Context) error {
 
 func (s *Service) pruned(ctx context.Context, r PruneRequest) (Pruned, error) {
 	var out Pruned
-	all, err := s.cache.all()
+	all, err := s.cache.All()
 	if err != nil {
 		return out, err
 	}
@@ -225,7 +226,7 @@ func (p *pruning) removed(id string, size int64) {
 }
 
 // records removes leaves first: a record goes only when nothing is built upon it.
-func (p *pruning) records(ctx context.Context, all map[string]*Record) error {
+func (p *pruning) records(ctx context.Context, all map[string]*records.Record) error {
 	for {
 		gone := map[string]bool{}
 		for _, rec := range leaves(all) {
@@ -244,7 +245,7 @@ func (p *pruning) records(ctx context.Context, all map[string]*Record) error {
 				p.removed(shortKey(rec.Key), rec.Size)
 			}
 		}
-		if err := p.s.cache.forget(gone); err != nil {
+		if err := p.s.cache.Forget(gone); err != nil {
 			return err
 		}
 		for k := range gone {
@@ -278,18 +279,18 @@ func (r PruneRequest) wants(id, kind string, used time.Time) bool {
 }
 
 // leaves are the records that no other builds upon, the least recently used first.
-func leaves(all map[string]*Record) []*Record {
+func leaves(all map[string]*records.Record) []*records.Record {
 	parents := map[string]bool{}
 	for _, r := range all {
 		parents[r.Parent], parents[r.Link] = true, true
 	}
-	var out []*Record
+	var out []*records.Record
 	for _, r := range all {
 		if !parents[r.Key] {
 			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out, func(a, b *Record) int {
+	slices.SortFunc(out, func(a, b *records.Record) int {
 		return cmp.Or(a.LastUsed.Compare(b.LastUsed), strings.Compare(a.Key, b.Key))
 	})
 	return out
@@ -297,8 +298,8 @@ func leaves(all map[string]*Record) []*Record {
 
 // drop gives a record's snapshot and layer to the supervisor's collector. It reports false
 // if something else needs the snapshot.
-func (s *Service) drop(ctx context.Context, rec *Record, all map[string]*Record) (bool, error) {
-	if rec.Layer != nil && !shared(all, rec, func(o *Record) bool {
+func (s *Service) drop(ctx context.Context, rec *records.Record, all map[string]*records.Record) (bool, error) {
+	if rec.Layer != nil && !shared(all, rec, func(o *records.Record) bool {
 		return o.Layer != nil && o.Layer.Descriptor.Digest == rec.Layer.Descriptor.Digest
 	}) {
 		if err := s.unroot(ctx, rec.Layer.Descriptor.Digest); err != nil {
@@ -324,7 +325,7 @@ func (s *Service) unroot(ctx context.Context, d digest.Digest) error {
 }
 
 // shared reports whether another record fits.
-func shared(all map[string]*Record, rec *Record, fits func(*Record) bool) bool {
+func shared(all map[string]*records.Record, rec *records.Record, fits func(*records.Record) bool) bool {
 	for _, o := range all {
 		if o.Key != rec.Key && fits(o) {
 			return true

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/files"
+	"strata/engined/internal/build/records"
 )
 
 // exportFiles hands the filesystems themselves to the client.
@@ -92,7 +93,7 @@ func (b *builder) productTree(ctx context.Context, o *output, p *product) (files
 		return nil, fmt.Errorf("attest files: %w", err)
 	}
 	now := time.Now().UTC()
-	text, err := json.MarshalIndent(b.statement(p.plan, subjects, &Times{b.started, now}), "", "  ")
+	text, err := json.MarshalIndent(b.statement(p.plan, subjects, &records.Times{Started: b.started, Finished: now}), "", "  ")
 	if err != nil {
 		return nil, err
 	}

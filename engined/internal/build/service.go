@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/engined/internal/build/files"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/images"
 	"strata/engined/internal/networks"
 	"strata/engined/internal/spec"
@@ -64,7 +65,7 @@ type Service struct {
 	sup    *supervisor.Client
 	images *images.Service
 	nets   *networks.Manager
-	cache  *cache
+	cache  *records.Store
 	host   ocispec.Platform
 	mounts keyed // cache mounts in use, by id
 
@@ -95,12 +96,12 @@ func New(cfg Config, sup *supervisor.Client, imgs *images.Service, nets *network
 	if err != nil {
 		return nil, fmt.Errorf("remove what builds have left: %w", err)
 	}
-	s.cache, err = openCache(filepath.Join(cfg.DataRoot, "build.db"))
+	s.cache, err = records.Open(filepath.Join(cfg.DataRoot, "build.db"))
 	return s, err
 }
 
 // Close ends the Service. No build may be running.
-func (s *Service) Close() error { return s.cache.close() }
+func (s *Service) Close() error { return s.cache.Close() }
 
 func (s *Service) tmpDir() string   { return filepath.Join(s.cfg.DataRoot, "build", "tmp") }
 func (s *Service) cacheDir() string { return filepath.Join(s.cfg.DataRoot, "build", "cache") }
@@ -130,7 +131,7 @@ func (s *Service) sweep(ctx context.Context) error {
 			errs = append(errs, s.discard(ctx, c.ID))
 		}
 	}
-	known, err := s.cache.all()
+	known, err := s.cache.All()
 	if err != nil {
 		return err
 	}
@@ -215,6 +216,6 @@ func (k *keyed) try(name string) (unlock func(), ok bool) {
 // flight is a vertex being made for one build while others may wait for it.
 type flight struct {
 	done chan struct{}
-	rec  *Record
+	rec  *records.Record
 	err  error
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strata/engined/internal/build/dockerfile"
+	"strata/engined/internal/build/records"
 )
 
 // CommandError is a RUN that failed.
@@ -27,12 +28,12 @@ func (e *CommandError) Error() string {
 // promise is the result of a vertex, once done is closed.
 type promise struct {
 	done chan struct{}
-	rec  *Record
+	rec  *records.Record
 	err  error
 }
 
 // solve returns the record of v; it is made once.
-func (b *builder) solve(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
+func (b *builder) solve(ctx context.Context, v *dockerfile.Vertex) (*records.Record, error) {
 	b.mu.Lock()
 	p, ok := b.solving[v]
 	if !ok {
@@ -52,7 +53,7 @@ func (b *builder) solve(ctx context.Context, v *dockerfile.Vertex) (*Record, err
 	}
 }
 
-func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
+func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*records.Record, error) {
 	if v.Parent == nil {
 		return b.bottom(ctx, v)
 	}
@@ -62,7 +63,7 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 	}
 	stale := b.isStale(v)
 	if plain != "" && !stale {
-		if rec, ok := b.s.cache.alias(plain); ok && b.usable(ctx, rec) {
+		if rec, ok := b.s.cache.Alias(plain); ok && b.usable(ctx, rec) {
 			b.cached(v, rec)
 			return rec, nil
 		}
@@ -76,9 +77,9 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 			return rec, located(v, err)
 		}
 	}
-	var parent *Record
+	var parent *records.Record
 	needed := b.inputsOf(v)
-	inputs := make([]*Record, len(needed))
+	inputs := make([]*records.Record, len(needed))
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { parent, err = b.solve(gctx, v.Parent); return err })
 	for i, in := range needed {
@@ -93,9 +94,9 @@ func (b *builder) solveOnce(ctx context.Context, v *dockerfile.Vertex) (*Record,
 	}
 	defer w.close()
 	if !b.again(v) {
-		if rec, ok := b.s.cache.get(w.key); ok && b.usable(ctx, rec) {
+		if rec, ok := b.s.cache.Get(w.key); ok && b.usable(ctx, rec) {
 			if plain != "" {
-				if err := b.s.cache.link(plain, w.key); err != nil {
+				if err := b.s.cache.Link(plain, w.key); err != nil {
 					return nil, err
 				}
 			}
@@ -164,17 +165,17 @@ func (e *StepError) Error() string { return e.Err.Error() }
 func (e *StepError) Unwrap() error { return e.Err }
 
 // bottom is the record of an image or of the empty filesystem.
-func (b *builder) bottom(ctx context.Context, v *dockerfile.Vertex) (*Record, error) {
+func (b *builder) bottom(ctx context.Context, v *dockerfile.Vertex) (*records.Record, error) {
 	if v.Image == nil || v.Image.ChainID == "" {
 		b.report(v, Ending{Key: "scratch"})
-		return &Record{Key: "scratch"}, nil
+		return &records.Record{Key: "scratch"}, nil
 	}
 	b.o.Started(v, "")
 	img, err := b.s.images.Open(ctx, v.Image.Manifest, &v.Image.Platform)
 	if err == nil {
 		err = b.s.images.EnsureUnpacked(ctx, img)
 	}
-	rec := &Record{Key: imageKey(v.Image), Snapshot: v.Image.ChainID.String()}
+	rec := &records.Record{Key: imageKey(v.Image), Snapshot: v.Image.ChainID.String()}
 	b.report(v, Ending{Key: rec.Key, Err: err})
 	return rec, err
 }
@@ -183,10 +184,10 @@ func imageKey(i *dockerfile.Base) string { return "image:" + i.ChainID.String() 
 
 // usable reports whether a record's snapshot, and all records below it, are there; they
 // stay while the build runs.
-func (b *builder) usable(ctx context.Context, rec *Record) bool {
+func (b *builder) usable(ctx context.Context, rec *records.Record) bool {
 	b.later(b.s.hold(rec.Key))
 	for r := rec; isRecord(r.Parent); {
-		below, ok := b.s.cache.get(r.Parent)
+		below, ok := b.s.cache.Get(r.Parent)
 		if !ok {
 			return false
 		}
@@ -203,10 +204,10 @@ func (b *builder) usable(ctx context.Context, rec *Record) bool {
 func isRecord(key string) bool { return strings.HasPrefix(key, "sha256:") }
 
 // cached reports v, and all below it that nobody has to look at, as cached.
-func (b *builder) cached(v *dockerfile.Vertex, rec *Record) {
-	b.s.cache.use(rec.Key)
+func (b *builder) cached(v *dockerfile.Vertex, rec *records.Record) {
+	b.s.cache.Use(rec.Key)
 	if rec.Link != "" {
-		b.s.cache.use(rec.Link)
+		b.s.cache.Use(rec.Link)
 	}
 	var visit func(v *dockerfile.Vertex, key string)
 	visit = func(v *dockerfile.Vertex, key string) {
@@ -249,7 +250,7 @@ func (b *builder) report(v *dockerfile.Vertex, e Ending) bool {
 }
 
 // once makes a vertex unless another build is making the same one, and then waits for it.
-func (b *builder) once(ctx context.Context, w *work, plain string) (*Record, error) {
+func (b *builder) once(ctx context.Context, w *work, plain string) (*records.Record, error) {
 	for {
 		b.s.mu.Lock()
 		f, other := b.s.flight[w.key]
@@ -276,7 +277,7 @@ func (b *builder) once(ctx context.Context, w *work, plain string) (*Record, err
 		}
 		if f.err == nil && b.usable(ctx, f.rec) {
 			if plain != "" {
-				if err := b.s.cache.link(plain, w.key); err != nil {
+				if err := b.s.cache.Link(plain, w.key); err != nil {
 					return nil, err
 				}
 			}

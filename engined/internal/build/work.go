@@ -16,6 +16,7 @@ import (
 	"strata/engined/internal/build/dockerfile"
 	"strata/engined/internal/build/files"
 	"strata/engined/internal/build/git"
+	"strata/engined/internal/build/records"
 	"strata/engined/internal/supervisor"
 	"strata/pkg/cleanup"
 	"strata/pkg/ctxlog"
@@ -200,8 +201,8 @@ func (b *builder) contextMounts(ctx context.Context, v *dockerfile.Vertex) (stri
 // work is a vertex whose inputs are solved.
 type work struct {
 	v      *dockerfile.Vertex
-	parent *Record
-	inputs []*Record
+	parent *records.Record
+	inputs []*records.Record
 	key    string // content key
 	parts  []part // what a COPY or an ADD takes
 	undo   cleanup.Stack
@@ -216,7 +217,7 @@ type part struct {
 func (w *work) close() { w.undo.Clean() }
 
 // prepare finds the content key of v and what it takes.
-func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Record, inputs []*Record) (_ *work, err error) {
+func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *records.Record, inputs []*records.Record) (_ *work, err error) {
 	w := &work{v: v, parent: parent, inputs: inputs}
 	defer func() {
 		if err != nil {
@@ -258,7 +259,7 @@ func (b *builder) prepare(ctx context.Context, v *dockerfile.Vertex, parent *Rec
 
 // mountKeys says what is in the filesystems that a RUN mounts. Of a part that is bound, only
 // the content counts, however it came to be.
-func (b *builder) mountKeys(ctx context.Context, v *dockerfile.Vertex, inputs []*Record) (out []string, err error) {
+func (b *builder) mountKeys(ctx context.Context, v *dockerfile.Vertex, inputs []*records.Record) (out []string, err error) {
 	for _, in := range inputs {
 		out = append(out, in.Key)
 	}
@@ -412,7 +413,7 @@ func layerOptions(epoch time.Time, mediaType string) supervisor.LayerOptions {
 var emptyLayer = digest.FromBytes(make([]byte, 1024))
 
 // make makes a vertex and keeps its record.
-func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, err error) {
+func (b *builder) make(ctx context.Context, w *work, plain string) (_ *records.Record, err error) {
 	start := time.Now()
 	defer func() {
 		if err != nil {
@@ -423,7 +424,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 		return nil, err
 	}
 	now := time.Now().UTC()
-	rec := &Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
+	rec := &records.Record{Key: w.key, Parent: w.parent.Key, Snapshot: w.parent.Snapshot, Unchanged: true, Name: w.v.Name, Created: now, LastUsed: now, Uses: 1}
 	if b.links.layerOf(w.v) != nil {
 		rec.Link, rec.Created = w.inputs[0].Key, w.inputs[0].Created
 	}
@@ -438,7 +439,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 	if plain != "" {
 		keys = append(keys, plain)
 	}
-	if err := b.s.cache.put(rec, keys...); err != nil {
+	if err := b.s.cache.Put(rec, keys...); err != nil {
 		return nil, err
 	}
 	b.report(w.v, Ending{Key: rec.Key, Cached: b.links.wasCached(w.v), Took: time.Since(start)})
@@ -446,7 +447,7 @@ func (b *builder) make(ctx context.Context, w *work, plain string) (_ *Record, e
 }
 
 // fill does what a vertex says on a new snapshot, which becomes that of its record.
-func (b *builder) fill(ctx context.Context, w *work, rec *Record) error {
+func (b *builder) fill(ctx context.Context, w *work, rec *records.Record) error {
 	active := "build-" + identifiers.Short(identifiers.New())
 	var undo cleanup.Stack
 	defer undo.Clean()
@@ -506,7 +507,7 @@ func (b *builder) perform(ctx context.Context, w *work, mounts []mount.Mount) (c
 
 // commitResult makes the active snapshot a result, with its layer if it is part of the
 // target. Of a layer upon nothing, the snapshot stays for the step that places it.
-func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active string, mounts []mount.Mount) error {
+func (b *builder) commitResult(ctx context.Context, w *work, rec *records.Record, active string, mounts []mount.Mount) error {
 	step := b.links.stepOf(w.v)
 	alone := step != nil
 	switch {
@@ -542,7 +543,7 @@ func (b *builder) commitResult(ctx context.Context, w *work, rec *Record, active
 
 // settle commits the active snapshot of a record: under the name that an image's snapshot
 // has (chain, "" for none), unless that is taken, or under one of its own.
-func (b *builder) settle(ctx context.Context, rec *Record, chain string, c supervisor.Commit) error {
+func (b *builder) settle(ctx context.Context, rec *records.Record, chain string, c supervisor.Commit) error {
 	c.Snapshotter, c.Labels = b.s.images.Snapshotter(), rootLabels()
 	taken := chain == ""
 	if !taken {
@@ -569,7 +570,7 @@ func (b *builder) settle(ctx context.Context, rec *Record, chain string, c super
 }
 
 // chainOf returns the chain id of w's result.
-func (b *builder) chainOf(ctx context.Context, w *work, l Layer) (string, error) {
+func (b *builder) chainOf(ctx context.Context, w *work, l records.Layer) (string, error) {
 	below, err := b.layersOf(ctx, w.v.Parent, w.parent)
 	if err != nil {
 		return "", err

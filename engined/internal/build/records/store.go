@@ -1,4 +1,4 @@
-package build
+package records
 
 import (
 	"encoding/json"
@@ -14,11 +14,6 @@ import (
 	"strata/pkg/metadb"
 )
 
-// Buckets of build.db:
-//
-//	records  content key → Record (JSON)
-//	aliases  plain key   → content key
-//	images   key of a finished image → Finished (JSON)
 var (
 	bucketRecords = []byte("records")
 	bucketAliases = []byte("aliases")
@@ -47,6 +42,9 @@ type Record struct {
 	Size      int64 // bytes of the snapshot itself
 }
 
+// Times is when a build ran.
+type Times struct{ Started, Finished time.Time }
+
 // Finished is an image that came of a build, to be named again by one that is the same.
 type Finished struct {
 	Target  ocispec.Descriptor
@@ -56,8 +54,8 @@ type Finished struct {
 	Attested *Times `json:",omitempty"`
 }
 
-// cache keeps records. It is safe for concurrent use.
-type cache struct {
+// Store keeps records. It is safe for concurrent use.
+type Store struct {
 	db *bolt.DB
 
 	mu      sync.Mutex
@@ -69,7 +67,8 @@ type touch struct {
 	uses int
 }
 
-func openCache(path string) (*cache, error) {
+// Open returns the store in the file at path, which is made if it is not there. Close it.
+func Open(path string) (*Store, error) {
 	db, err := metadb.Open(path)
 	if err != nil {
 		return nil, err
@@ -85,25 +84,26 @@ func openCache(path string) (*cache, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open build cache: %w", err), db.Close())
 	}
-	return &cache{db: db, touched: map[string]touch{}}, nil
+	return &Store{db: db, touched: map[string]touch{}}, nil
 }
 
-func (c *cache) close() error { return errors.Join(c.flush(), c.db.Close()) }
+// Close writes what is not yet written.
+func (s *Store) Close() error { return errors.Join(s.flush(), s.db.Close()) }
 
-// get returns the record of a content key.
-func (c *cache) get(key string) (*Record, bool) {
+// Get returns the record of a content key.
+func (s *Store) Get(key string) (*Record, bool) {
 	var r *Record
-	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+	_ = s.db.View(func(tx *bolt.Tx) error { // a broken record is none
 		r = decode(tx.Bucket(bucketRecords).Get([]byte(key)))
 		return nil
 	})
 	return r, r != nil
 }
 
-// alias returns the record that a plain key stands for.
-func (c *cache) alias(plain string) (*Record, bool) {
+// Alias returns the record that a plain key stands for.
+func (s *Store) Alias(plain string) (*Record, bool) {
 	var r *Record
-	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+	_ = s.db.View(func(tx *bolt.Tx) error { // a broken record is none
 		if key := tx.Bucket(bucketAliases).Get([]byte(plain)); key != nil {
 			r = decode(tx.Bucket(bucketRecords).Get(key))
 		}
@@ -120,17 +120,17 @@ func decode(raw []byte) *Record {
 	return r
 }
 
-// use remembers that a record was of use; it is written with the next change.
-func (c *cache) use(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	t := c.touched[key]
-	c.touched[key] = touch{time.Now().UTC(), t.uses + 1}
+// Use remembers that a record was of use; it is written with the next change.
+func (s *Store) Use(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.touched[key]
+	s.touched[key] = touch{time.Now().UTC(), t.uses + 1}
 }
 
-// put keeps a record and the plain keys that lead to it.
-func (c *cache) put(r *Record, plain ...string) error {
-	err := c.db.Update(func(tx *bolt.Tx) error {
+// Put keeps a record and the plain keys that lead to it.
+func (s *Store) Put(r *Record, plain ...string) error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
 		raw, err := json.Marshal(r)
 		if err != nil {
 			return err
@@ -143,7 +143,7 @@ func (c *cache) put(r *Record, plain ...string) error {
 				return err
 			}
 		}
-		return c.writeTouches(tx)
+		return s.writeTouches(tx)
 	})
 	if err != nil {
 		return fmt.Errorf("keep build record: %w", err)
@@ -151,20 +151,20 @@ func (c *cache) put(r *Record, plain ...string) error {
 	return nil
 }
 
-// link makes plain lead to a record that is there.
-func (c *cache) link(plain, key string) error {
-	err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketAliases).Put([]byte(plain), []byte(key)) })
+// Link makes plain lead to a record that is there.
+func (s *Store) Link(plain, key string) error {
+	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketAliases).Put([]byte(plain), []byte(key)) })
 	if err != nil {
 		return fmt.Errorf("keep build record: %w", err)
 	}
 	return nil
 }
 
-func (c *cache) writeTouches(tx *bolt.Tx) error {
-	c.mu.Lock()
-	touched := c.touched
-	c.touched = map[string]touch{}
-	c.mu.Unlock()
+func (s *Store) writeTouches(tx *bolt.Tx) error {
+	s.mu.Lock()
+	touched := s.touched
+	s.touched = map[string]touch{}
+	s.mu.Unlock()
 	b := tx.Bucket(bucketRecords)
 	for key, t := range touched {
 		r := decode(b.Get([]byte(key)))
@@ -183,19 +183,19 @@ func (c *cache) writeTouches(tx *bolt.Tx) error {
 	return nil
 }
 
-func (c *cache) flush() error {
-	c.mu.Lock()
-	n := len(c.touched)
-	c.mu.Unlock()
+func (s *Store) flush() error {
+	s.mu.Lock()
+	n := len(s.touched)
+	s.mu.Unlock()
 	if n == 0 {
 		return nil
 	}
-	return c.db.Update(c.writeTouches)
+	return s.db.Update(s.writeTouches)
 }
 
-// finished returns the image that a build with this key made.
-func (c *cache) finished(key string) (f Finished, ok bool) {
-	_ = c.db.View(func(tx *bolt.Tx) error { // a broken record is none
+// Finished returns the image that a build with this key made.
+func (s *Store) Finished(key string) (f Finished, ok bool) {
+	_ = s.db.View(func(tx *bolt.Tx) error { // a broken record is none
 		raw := tx.Bucket(bucketImages).Get([]byte(key))
 		ok = raw != nil && json.Unmarshal(raw, &f) == nil
 		return nil
@@ -203,24 +203,25 @@ func (c *cache) finished(key string) (f Finished, ok bool) {
 	return f, ok
 }
 
-func (c *cache) finish(key string, f Finished) error {
+// Finish remembers the image that a build with this key made.
+func (s *Store) Finish(key string, f Finished) error {
 	raw, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
-	if err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketImages).Put([]byte(key), raw) }); err != nil {
+	if err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketImages).Put([]byte(key), raw) }); err != nil {
 		return fmt.Errorf("keep build record: %w", err)
 	}
 	return nil
 }
 
-// all returns every record by key, with what was not yet written.
-func (c *cache) all() (map[string]*Record, error) {
-	if err := c.flush(); err != nil {
+// All returns every record by key, with what was not yet written.
+func (s *Store) All() (map[string]*Record, error) {
+	if err := s.flush(); err != nil {
 		return nil, fmt.Errorf("list build records: %w", err)
 	}
 	out := map[string]*Record{}
-	err := c.db.View(func(tx *bolt.Tx) error {
+	err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketRecords).ForEach(func(k, v []byte) error {
 			if r := decode(v); r != nil {
 				out[string(k)] = r
@@ -231,12 +232,12 @@ func (c *cache) all() (map[string]*Record, error) {
 	return out, err
 }
 
-// forget removes records, with the aliases and images that lead to them.
-func (c *cache) forget(keys map[string]bool) error {
+// Forget removes records, with the aliases and images that lead to them.
+func (s *Store) Forget(keys map[string]bool) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	err := c.db.Update(func(tx *bolt.Tx) error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
 		for key := range keys {
 			if err := tx.Bucket(bucketRecords).Delete([]byte(key)); err != nil {
 				return err

@@ -137,7 +137,7 @@ func (b *builder) makeImage(ctx context.Context, o *output) (*made, error) {
 	}
 	if len(m.images) == 1 && m.images[0].attestation == nil {
 		if o.annotated(levelIndex, nil) != nil {
-			return nil, fmt.Errorf("index annotations are for an index, which an image of one platform without attestations has not: %w", errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("index annotations not supported for single platform export: an image without attestations has no index: %w", errdefs.ErrInvalidArgument)
 		}
 		m.target = m.images[0].manifest
 		return m, nil

@@ -37,10 +37,8 @@ const (
 type attestation struct {
 	manifest ocispec.Descriptor
 	blobs    []ocispec.Descriptor // the manifest and what it holds
-	times    *records.Times
+	times    *records.Times // an equal build tells of the same ones
 }
-
-// Times are when an image was made: an equal build tells of the same ones.
 
 // descriptor is the attestation's place in the index, beside the image it is about.
 func (a *attestation) descriptor(image digest.Digest) ocispec.Descriptor {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/pkg/linux/inroot"
+	"strata/pkg/linux/xattr"
 )
 
 // PathStat describes one file of a container, as HEAD /containers/{id}/archive answers.
@@ -26,10 +27,6 @@ type PathStat struct {
 	ModTime    time.Time
 	LinkTarget string // of a symlink, resolved inside the root
 }
-
-// maxXattr bounds the value of an extended attribute that is carried over, in bytes: the
-// kernel's XATTR_SIZE_MAX.
-const maxXattr = 64 << 10
 
 // Stat describes name below root without following a final symlink. The error is of class
 // ErrNotFound if there is no such file.
@@ -284,21 +281,11 @@ const paxXattr = "SCHILY.xattr."
 // addXattrs carries over what belongs to the file rather than to the host: capabilities
 // and user attributes. A filesystem without attributes has none to carry.
 func addXattrs(h *tar.Header, f *os.File) {
-	buf := make([]byte, maxXattr)
-	n, err := unix.Flistxattr(int(f.Fd()), buf)
-	if err != nil {
-		return
-	}
-	for key := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if key != "security.capability" && !strings.HasPrefix(key, "user.") {
-			continue
+	found, _ := xattr.Of(f, xattr.Portable) // what cannot be read is not there for us
+	for key, value := range found {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
 		}
-		value := make([]byte, maxXattr)
-		if n, err := unix.Fgetxattr(int(f.Fd()), key, value); err == nil {
-			if h.PAXRecords == nil {
-				h.PAXRecords = map[string]string{}
-			}
-			h.PAXRecords[paxXattr+key] = string(value[:n])
-		}
+		h.PAXRecords[paxXattr+key] = value
 	}
 }

@@ -8,20 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"strata/pkg/linux/xattr"
+
 	"golang.org/x/sys/unix"
 )
 
-const (
-	paxXattr = "SCHILY.xattr."
-	maxXattr = 64 << 10 // bytes, of a value or a list (Linux include/uapi/linux/limits.h)
-)
-
-// keepXattr reports whether an extended attribute belongs into layers. Overlay's own
-// marks would let an archive redirect or hide directories of other layers; labels of
-// security modules belong to the host.
-func keepXattr(key string) bool {
-	return key == "security.capability" || strings.HasPrefix(key, "user.") && !strings.HasPrefix(key, "user.overlay.")
-}
+const paxXattr = "SCHILY.xattr."
 
 // stamps returns the times of an entry. An archive without access times uses the
 // modification time.
@@ -50,11 +42,13 @@ func attributes(f *os.File, h *tar.Header) error {
 	return eachXattr(h, func(key string, value []byte) error { return unix.Fsetxattr(fd, key, value, 0) })
 }
 
-// eachXattr sets what a filesystem without extended attributes may leave out.
+// eachXattr sets what a filesystem without extended attributes may leave out. Overlay's own
+// marks would let an archive redirect or hide directories of other layers; labels of
+// security modules belong to the host.
 func eachXattr(h *tar.Header, set func(key string, value []byte) error) error {
 	for k, v := range h.PAXRecords {
 		key, ok := strings.CutPrefix(k, paxXattr)
-		if !ok || !keepXattr(key) {
+		if !ok || !xattr.Portable(key) {
 			continue
 		}
 		if err := set(key, []byte(v)); err != nil && !errors.Is(err, unix.ENOTSUP) {
@@ -104,7 +98,7 @@ func copyAttributes(f, low *os.File, st *unix.Stat_t) error {
 		return fail("fchmod", f.Name(), err)
 	}
 	for key, value := range xattrs(fmt.Sprintf("/proc/self/fd/%d", low.Fd())) {
-		if err := unix.Fsetxattr(fd, key, value, 0); err != nil && err != unix.ENOTSUP {
+		if err := unix.Fsetxattr(fd, key, []byte(value), 0); err != nil && err != unix.ENOTSUP {
 			return fail("fsetxattr "+key, f.Name(), err)
 		}
 	}
@@ -116,24 +110,7 @@ func copyAttributes(f, low *os.File, st *unix.Stat_t) error {
 
 // xattrs returns the extended attributes that belong into layers. path is followed: it
 // names a descriptor.
-func xattrs(path string) map[string][]byte {
-	n, err := unix.Listxattr(path, nil)
-	if err != nil || n == 0 {
-		return nil
-	}
-	list := make([]byte, maxXattr)
-	if n, err = unix.Listxattr(path, list); err != nil {
-		return nil
-	}
-	out := map[string][]byte{}
-	for key := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
-		if !keepXattr(key) {
-			continue
-		}
-		value := make([]byte, maxXattr)
-		if n, err := unix.Getxattr(path, key, value); err == nil {
-			out[key] = value[:n]
-		}
-	}
-	return out
+func xattrs(path string) map[string]string {
+	found, _ := xattr.OfPath(path, xattr.Portable) // what cannot be read is not there for us
+	return found
 }

@@ -229,7 +229,7 @@ func (d *differ) isOpaque(sub *dir) bool {
 func sameOwner(a, b *unix.Stat_t) bool { return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid }
 
 func sameXattrs(a, b int) bool {
-	return maps.EqualFunc(xattrs(fmt.Sprintf("/proc/self/fd/%d", a)), xattrs(fmt.Sprintf("/proc/self/fd/%d", b)), bytes.Equal)
+	return maps.Equal(xattrs(fmt.Sprintf("/proc/self/fd/%d", a)), xattrs(fmt.Sprintf("/proc/self/fd/%d", b)))
 }
 
 // same reports whether a file did not change.
@@ -337,7 +337,7 @@ func header(name string, fd int, st *unix.Stat_t) (*tar.Header, error) {
 			if h.PAXRecords == nil {
 				h.PAXRecords = map[string]string{}
 			}
-			h.PAXRecords[paxXattr+key] = string(value)
+			h.PAXRecords[paxXattr+key] = value
 		}
 	}
 	return h, nil

@@ -7,12 +7,10 @@ import (
 	"os"
 	"strings"
 
+	"strata/pkg/linux/xattr"
+
 	"golang.org/x/sys/unix"
 )
-
-// maxXattr is the largest value and list of extended attributes, in bytes (Linux
-// include/uapi/linux/limits.h).
-const maxXattr = 64 << 10
 
 // Copy copies what is below src into the existing directory dst, and src's own
 // attributes to it: types, modes, owners, times, hard links, holes, extended
@@ -210,21 +208,15 @@ func attributes(d, s *os.File, st *unix.Stat_t) error {
 	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
 		return fail("fchmod", err)
 	}
-	list := make([]byte, maxXattr)
-	n, err := unix.Flistxattr(int(s.Fd()), list)
-	if err != nil && err != unix.ENOTSUP {
-		return fail("flistxattr", err)
+	found, err := xattr.Of(s, func(key string) bool {
+		// Overlay's own marks mean something where they are only.
+		return !strings.HasPrefix(key, "trusted.overlay.") && !strings.HasPrefix(key, "user.overlay.")
+	})
+	if err != nil {
+		return err
 	}
-	for key := range strings.SplitSeq(strings.TrimRight(string(list[:max(n, 0)]), "\x00"), "\x00") {
-		if key == "" || strings.HasPrefix(key, "trusted.overlay.") || strings.HasPrefix(key, "user.overlay.") {
-			continue // overlay's own marks mean something where they are only
-		}
-		value := make([]byte, maxXattr)
-		n, err := unix.Fgetxattr(int(s.Fd()), key, value)
-		if err != nil {
-			return fail("fgetxattr "+key, err)
-		}
-		if err := unix.Fsetxattr(fd, key, value[:n], 0); err != nil && err != unix.ENOTSUP {
+	for key, value := range found {
+		if err := unix.Fsetxattr(fd, key, []byte(value), 0); err != nil && err != unix.ENOTSUP {
 			return fail("fsetxattr "+key, err)
 		}
 	}

@@ -521,7 +521,10 @@ func TestAPlainServerIsNotAskedForTLSAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = http.DefaultClient.Do(req)
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil {
+		_ = resp.Body.Close() // nobody reads it
+	}
 	if err == nil || transient(classify(err)) {
 		t.Errorf("asked again after %v", err)
 	}

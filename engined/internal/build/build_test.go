@@ -752,7 +752,7 @@ func startRegistry(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 1000 {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		resp, err := http.Get("http://" + addr + "/v2/")
 		if err == nil {
 			_ = resp.Body.Close()

@@ -19,6 +19,7 @@ import (
 	"strata/pkg/buildkit"
 	"strata/pkg/buildkit/sessionpb"
 	"strata/pkg/buildkit/transfer"
+	"strata/pkg/linux/xattr"
 )
 
 // fileSync sends directories.
@@ -198,12 +199,30 @@ func (w *walker) stat(name string, e fs.DirEntry) (*sessionpb.Stat, error) {
 	switch {
 	case mode.IsRegular():
 		st.Size = info.Size()
+		if err := addXattrs(st, filepath.Join(w.root, filepath.FromSlash(name))); err != nil {
+			return nil, err
+		}
 	case mode&fs.ModeSymlink != 0:
 		if st.Linkname, err = os.Readlink(filepath.Join(w.root, filepath.FromSlash(name))); err != nil {
 			return nil, err
 		}
 	}
 	return st, nil
+}
+
+// addXattrs adds the extended attributes that belong to a file wherever it is.
+func addXattrs(st *sessionpb.Stat, path string) error {
+	found, err := xattr.OfName(path, xattr.Portable)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // its content will be missed, if it is wanted
+	}
+	for k, v := range found {
+		if st.Xattrs == nil {
+			st.Xattrs = map[string][]byte{}
+		}
+		st.Xattrs[k] = []byte(v)
+	}
+	return err
 }
 
 // maxFollowed bounds how many paths symlinks can lead to.

@@ -37,7 +37,7 @@ const (
 type attestation struct {
 	manifest ocispec.Descriptor
 	blobs    []ocispec.Descriptor // the manifest and what it holds
-	times    *records.Times // an equal build tells of the same ones
+	times    *records.Times       // an equal build tells of the same ones
 }
 
 // descriptor is the attestation's place in the index, beside the image it is about.

@@ -1,6 +1,9 @@
 package files
 
 import (
+	"archive/tar"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"strata/pkg/linux/xattr"
@@ -19,4 +22,21 @@ func (r *Root) Xattrs(name string) (map[string]string, error) {
 	}
 	defer func() { _ = f.Close() }() // only read
 	return xattr.Of(f, xattr.Portable)
+}
+
+// paxXattr is what the record of an extended attribute begins with in a tar.
+const paxXattr = "SCHILY.xattr."
+
+// attributesOf returns what Xattrs would of a file in a tar; nil for none.
+func attributesOf(h *tar.Header) map[string]string {
+	var out map[string]string
+	for k, v := range h.PAXRecords {
+		if k, ok := strings.CutPrefix(k, paxXattr); ok && xattr.Portable(k) {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[k] = v
+		}
+	}
+	return out
 }

@@ -35,6 +35,7 @@ type entry struct {
 	Node
 	offset   int64
 	children []string
+	attrs    map[string]string // extended attributes
 }
 
 // Empty returns a context without files.
@@ -116,6 +117,7 @@ func (c *Context) take(h *tar.Header, content io.Reader, offset int64, out io.Wr
 		again := *old
 		e = &again
 	case tar.TypeReg:
+		e.attrs = attributesOf(h)
 		hash := sha256.New()
 		n, err := io.CopyBuffer(io.MultiWriter(out, hash), struct{ io.Reader }{content}, buf)
 		if err != nil {
@@ -225,4 +227,13 @@ func (c *Context) Open(name string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	return io.NopCloser(io.NewSectionReader(c.spool, e.offset, e.Size)), nil
+}
+
+// Xattrs implements attributed.
+func (c *Context) Xattrs(name string) (map[string]string, error) {
+	e, err := c.get(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.attrs, nil
 }

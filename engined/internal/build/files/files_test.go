@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/pkg/linux/archive"
+	"strata/pkg/linux/xattr"
 )
 
 var testLimits = Limits{Bytes: 1 << 20, Entries: 100}
@@ -470,5 +471,51 @@ func TestDestinationsAreMadeWhereDanglingSymlinksPoint(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(root, "tmp/target/sub/dir")); err != nil || info.Mode().Perm() != 0o755 {
 		t.Errorf("%v, %v", info, err)
+	}
+}
+
+func TestAttributesOfAContextArriveWithItsFiles(t *testing.T) {
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, h := range []*tar.Header{
+		{Name: "a", Mode: 0o644, Size: 1, PAXRecords: map[string]string{paxXattr + "user.note": "mine", paxXattr + "user.overlay.opaque": "y", paxXattr + "security.selinux": "label"}},
+		{Name: "b", Mode: 0o644, Size: 1},
+	} {
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tw.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Receive(&archive, t.TempDir(), testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	items, err := Select(c, Wish{Sources: []string{"a", "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := Put(t.Context(), root, c, items, Placement{Dest: "/d/"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]map[string]string{"a": {"user.note": "mine"}, "b": nil} {
+		got, err := xattr.OfName(filepath.Join(root, "d", name), func(k string) bool { return k != "security.selinux" })
+		if err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s has %v, %v", name, got, err)
+		}
+	}
+	with, err := Digest(t.Context(), c, items[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	items[0].Source = "/b" // the same but for the attributes
+	if without, err := Digest(t.Context(), c, items[:1]); err != nil || without == with {
+		t.Errorf("the attributes do not matter to the cache: %s, %v", without, err)
 	}
 }

@@ -237,7 +237,7 @@ func (w *placer) item(tw *tar.Writer, it *Item) error {
 			if h.PAXRecords == nil {
 				h.PAXRecords = map[string]string{}
 			}
-			h.PAXRecords["SCHILY.xattr."+k] = v
+			h.PAXRecords[paxXattr+k] = v
 		}
 	}
 	if err := tw.WriteHeader(h); err != nil || !it.Mode.IsRegular() {

@@ -14,8 +14,8 @@
 // with what the others found beside it. Segments that no index names are removed; a tree
 // holds the descriptors of those it reads.
 //
-// The package refuses to know gRPC, Dockerfiles, and what is done with a tree. Its trees
-// have no extended attributes, and their files belong to root:root, whoever sent them.
+// The package refuses to know gRPC, Dockerfiles, and what is done with a tree. Its files
+// belong to root:root, whoever sent them, and keep capabilities and user attributes.
 //
 // On disk, below the engine's build/contexts: KEY/index (see index.go), KEY/RANDOM.seg.
 // An index names the boot during which it was written, and is of no use after it: nothing

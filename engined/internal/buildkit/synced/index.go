@@ -20,6 +20,7 @@ import (
 type entry struct {
 	name    string // relative, clean
 	link    string // target of a symlink
+	attrs   string // extended attributes, as encodeAttrs has them
 	mode    fs.FileMode
 	mtime   int64 // nanoseconds since 1970, or changed
 	size    int64 // bytes
@@ -45,7 +46,7 @@ type index struct {
 //
 // Numbers are varints, strings have their length before them. A segment is a number of the
 // list, from 1; zero is none.
-const indexMagic = "strata context 1\n"
+const indexMagic = "strata context 2\n"
 
 const indexFile = "index"
 
@@ -83,6 +84,7 @@ func (x *index) encode() []byte {
 		e := &x.entries[i]
 		str(e.name)
 		str(e.link)
+		str(e.attrs)
 		out = binary.AppendUvarint(out, uint64(e.mode))
 		out = binary.AppendVarint(out, e.mtime)
 		out = binary.AppendUvarint(out, uint64(e.size)) //nolint:gosec // not negative
@@ -117,8 +119,8 @@ func decodeIndex(raw []byte) (*index, error) {
 	n := d.count(minEntry)
 	x.entries = make([]entry, 0, n)
 	for ; n > 0 && !d.bad; n-- {
-		e := entry{name: d.str(), link: d.str(), mode: fs.FileMode(d.uint())} //nolint:gosec // as it was written
-		e.mtime, e.size = d.int(), int64(d.uint())                            //nolint:gosec // the same
+		e := entry{name: d.str(), link: d.str(), attrs: d.str(), mode: fs.FileMode(d.uint())} //nolint:gosec // as it was written
+		e.mtime, e.size = d.int(), int64(d.uint())                                            //nolint:gosec // the same
 		copy(e.digest[:], d.take(sha256.Size))
 		if s := d.uint(); s < uint64(len(segments)) {
 			e.segment = segments[s]
@@ -138,7 +140,7 @@ func decodeIndex(raw []byte) (*index, error) {
 }
 
 // minEntry is the least number of bytes of an entry.
-const minEntry = sha256.Size + 8
+const minEntry = sha256.Size + 9
 
 // decoder reads numbers and strings; bad says that there were too few bytes.
 type decoder struct {

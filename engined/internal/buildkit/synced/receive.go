@@ -136,6 +136,10 @@ func (r *receiver) stat(st *sessionpb.Stat, asks *transfer.Queue) error {
 	if id >= r.limits.Entries {
 		return fmt.Errorf("build context has more than %d files: %w", r.limits.Entries, errdefs.ErrResourceExhausted)
 	}
+	attrs, err := encodeAttrs(st)
+	if err != nil {
+		return err
+	}
 	mode := fs.FileMode(st.Mode)
 	if err := r.inOrder(st.Path, mode); err != nil {
 		return err
@@ -143,7 +147,7 @@ func (r *receiver) stat(st *sessionpb.Stat, asks *transfer.Queue) error {
 	if len(st.Linkname) > maxName || st.Size < 0 {
 		return fmt.Errorf("%q: %w", st.Path, errdefs.ErrInvalidArgument)
 	}
-	e := entry{name: st.Path, mode: mode & (fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky), mtime: st.ModTime}
+	e := entry{name: st.Path, mode: mode & (fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky), mtime: st.ModTime, attrs: attrs}
 	switch {
 	case mode.IsDir():
 	case mode&fs.ModeSymlink != 0:

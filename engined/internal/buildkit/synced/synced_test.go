@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,10 +16,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"strata/pkg/buildkit/sessionpb"
 	"strata/pkg/buildkit/transfer"
+	"strata/pkg/linux/xattr"
 )
 
 var testLimits = Limits{Bytes: 1 << 30, Entries: 1000}
@@ -70,6 +73,13 @@ func (d *dirFiles) Walk(_ context.Context, say func(*sessionpb.Stat) error) erro
 		switch {
 		case info.Mode().IsRegular():
 			st.Size = info.Size()
+			found, xerr := xattr.OfName(name, func(string) bool { return true })
+			if xerr != nil {
+				return xerr
+			}
+			for k, v := range found {
+				st.Xattrs = map[string][]byte{k: []byte(v), "security.selinux": []byte("of the client's host")}
+			}
 		case info.Mode()&fs.ModeSymlink != 0:
 			st.Linkname, err = os.Readlink(name)
 		}
@@ -132,6 +142,38 @@ func text(t *testing.T, tree *Tree, name string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+func TestAttributesOfAFileTravel(t *testing.T) {
+	s := Open(t.TempDir(), 1<<30, testLimits)
+	dir := t.TempDir()
+	put(t, dir, map[string]string{"a": "one", "b": "two"})
+	if err := unix.Setxattr(filepath.Join(dir, "a"), "user.note", []byte("mine"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // sent, and kept
+		tree, _ := receive(t, s, "k", dir)
+		if got, err := tree.Xattrs("/a"); err != nil || !maps.Equal(got, map[string]string{"user.note": "mine"}) {
+			t.Errorf("a has %v, %v", got, err)
+		}
+		if got, err := tree.Xattrs("/b"); err != nil || got != nil {
+			t.Errorf("b has %v, %v", got, err)
+		}
+	}
+	// Nothing of the content changes with them: nothing is sent again.
+	if err := unix.Setxattr(filepath.Join(dir, "b"), "user.note", []byte("too"), 0); err != nil {
+		t.Fatal(err)
+	}
+	tree, read := receive(t, s, "k", dir)
+	if got, err := tree.Xattrs("/b"); err != nil || got["user.note"] != "too" || len(read) > 0 {
+		t.Errorf("b has %v, %v; sent %q", got, err, read)
+	}
+	near, far, _ := newPipe()
+	large := &sessionpb.Stat{Path: "x", Mode: 0o644, Size: 1, Xattrs: map[string][]byte{"user.a": make([]byte, maxAttrs)}}
+	go func() { _ = far.Send(&sessionpb.Packet{Type: sessionpb.Packet_PACKET_STAT, Stat: large}) }()
+	if _, err := s.Once(t.Context(), near, nil); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("too many attributes: %v", err)
+	}
 }
 
 func TestOnlyWhatChangedIsSent(t *testing.T) {

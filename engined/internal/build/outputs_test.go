@@ -82,6 +82,7 @@ func TestMistakesInAttributesAreSaid(t *testing.T) {
 		{"annotation-indx.k", "v", `did you mean index?`},
 		{"annotation.", "v", "has no key"},
 		{"source-date-epoch", "1", "source-date-epoch: not implemented"},
+		{"source-date-epoch", "", ""},
 		{"something-else-entirely", "1", ""},
 		{"prefer-image-digest", "true", ""},
 		{"containerimage.config", "{}", ""},

@@ -2,6 +2,11 @@ package story
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -156,5 +161,50 @@ func TestNonBlockingLogsDoNotHoldTheContainerUp(t *testing.T) {
 	r := s.Docker("run", "--rm", "--log-opt", "max-buffer-size=1m", "busybox:test", "true")
 	if r.Code != 125 || !strings.Contains(r.Stderr, "only supported with 'mode=non-blocking'") {
 		t.Errorf("a buffer without the mode: %+v", r)
+	}
+}
+
+// A fact that the supervisor tells late must not undo what a client has done since.
+func TestWhatWasResumedIsNotPausedAgain(t *testing.T) {
+	s := harness.New(t)
+	s.LoadBusybox()
+	s.OK("engine", "run", "-d", "--name", "box", "--network", "none", "busybox:test", "sleep", "1000")
+	defer s.OK("engine", "rm", "-f", "box")
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", s.EngineSocket())
+	}}}
+	ask := func(method, path string) []byte {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://x/v1.43/containers/box/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode/100 != 2 {
+			t.Fatalf("%s %s: %s, %s, %v", method, path, resp.Status, body, err)
+		}
+		return body
+	}
+	const times = 200
+	since := time.Now()
+	for range times {
+		ask(http.MethodPost, "pause")
+		ask(http.MethodPost, "unpause")
+		for range 3 {
+			var c struct{ State struct{ Status string } }
+			if err := json.Unmarshal(ask(http.MethodGet, "json"), &c); err != nil || c.State.Status != "running" {
+				t.Fatalf("resumed, it is %q, %v", c.State.Status, err)
+			}
+		}
+	}
+	told := s.OK("engine", "events", "--since", since.Format(time.RFC3339Nano), "--until", time.Now().Format(time.RFC3339Nano), "--filter", "container=box", "--format", "{{.Action}}")
+	if n := strings.Count("\n"+told, "\npause"); n != times {
+		t.Errorf("%d times paused, %d events of it", times, n)
 	}
 }

@@ -83,13 +83,11 @@ func (s *Service) handle(ctx context.Context, c *Container, f taskFact) {
 		case f.PID != 0 && f.PID != st.PID && st.Status != Dead: // the supervisor's own doing
 			s.resync(ctx, c)
 		}
-	case supervisor.TaskEventPaused:
-		if st.Status == Running {
-			s.markPaused(ctx, c, evPaused)
-		}
-	case supervisor.TaskEventResume:
-		if st.Status == Paused {
-			s.markPaused(ctx, c, evResumed)
+	case supervisor.TaskEventPaused, supervisor.TaskEventResume:
+		// The fact may be older than a pause or a resume that is recorded already: what the
+		// task is now counts.
+		if f.Kind == supervisor.TaskEventPaused && st.Status == Running || f.Kind == supervisor.TaskEventResume && st.Status == Paused {
+			s.resync(ctx, c)
 		}
 	default:
 	}

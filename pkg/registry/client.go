@@ -12,8 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"strata/pkg/imageref"
+
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 )
 
 // Config is what a client knows about registries. The zero Config asks registries
@@ -64,9 +65,7 @@ type Options struct {
 // Repository is one repository of one registry, for one transfer: it remembers tokens.
 // It is safe for concurrent use.
 type Repository struct {
-	ref   reference.Named
-	path  string // "library/busybox"
-	name  string // of the registry: "docker.io"
+	ref   imageref.Name // without a tag if it has a digest
 	hosts []host
 	auth  *authorizer
 	agent string
@@ -77,20 +76,22 @@ type Repository struct {
 // A reference without a domain is docker's. It contacts nobody. Errors are of class
 // ErrInvalidArgument.
 func (c *Client) Repository(ref string, opts Options) (*Repository, error) {
-	named, err := reference.ParseDockerRef(ref)
+	name, err := imageref.Parse(ref)
 	if err != nil {
-		return nil, fmt.Errorf("reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("reference %q: %w", ref, err)
+	}
+	if name = name.Tagged(); name.Digest != "" {
+		name.Tag = ""
 	}
 	if opts.Scheme != "" && opts.Scheme != "http" && opts.Scheme != "https" {
 		return nil, fmt.Errorf("registry scheme %q: %w", opts.Scheme, errdefs.ErrInvalidArgument)
 	}
-	name := reference.Domain(named)
-	hosts, err := c.hostsOf(name, opts)
+	hosts, err := c.hostsOf(name.Domain, opts)
 	if err != nil {
 		return nil, err
 	}
 	return &Repository{
-		ref: named, path: reference.Path(named), name: name, hosts: hosts,
+		ref: name, hosts: hosts,
 		auth: newAuthorizer(opts.Credentials), agent: c.cfg.UserAgent, extra: opts.Header,
 	}, nil
 }
@@ -99,20 +100,17 @@ func (c *Client) Repository(ref string, opts Options) (*Repository, error) {
 func (r *Repository) Reference() string { return r.ref.String() }
 
 // Host returns the name of the registry, Path that of the repository in it.
-func (r *Repository) Host() string { return r.name }
+func (r *Repository) Host() string { return r.ref.Domain }
 
 // Path returns the name of the repository without the registry's.
-func (r *Repository) Path() string { return r.path }
+func (r *Repository) Path() string { return r.ref.Path }
 
 // tagOrDigest returns what the reference names within the repository.
 func (r *Repository) tagOrDigest() string {
-	if d, ok := r.ref.(reference.Digested); ok {
-		return d.Digest().String()
+	if r.ref.Digest != "" {
+		return r.ref.Digest
 	}
-	if t, ok := r.ref.(reference.Tagged); ok {
-		return t.Tag()
-	}
-	return "latest"
+	return r.ref.Tag
 }
 
 // newTransport returns a transport for large bodies: nothing is decompressed behind our

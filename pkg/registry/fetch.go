@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strata/pkg/ctxlog"
+	"strata/pkg/imageref"
 	"strata/pkg/manifest"
 )
 
@@ -47,7 +47,7 @@ func (r *Repository) manifestCall(method, what string) call {
 	return call{
 		method: method, path: "manifests/" + what,
 		header: http.Header{"Accept": {strings.Join(manifest.Accept, ", ")}},
-		scopes: []string{scope(r.path, "pull")},
+		scopes: []string{scope(r.ref.Path, "pull")},
 	}
 }
 
@@ -154,7 +154,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, w Sink,
 		return w.Truncate(0)
 	}
 	err := r.each(ctx, canPull, func(h host, attempts int) error {
-		u := h.base.JoinPath(r.path, "blobs", desc.Digest.String())
+		u := h.base.JoinPath(r.ref.Path, "blobs", desc.Digest.String())
 		return r.fetchFrom(ctx, h, u, desc, w, progress, attempts)
 	})
 	for _, s := range desc.URLs {
@@ -230,9 +230,9 @@ func (r *Repository) fetchFrom(ctx context.Context, h host, u *url.URL, desc oci
 func (r *Repository) fetchOnce(ctx context.Context, h host, u *url.URL, desc ocispec.Descriptor, w Sink, offset int64, progress func(int64)) error { //nolint:revive // the parts of one thing, used once
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := call{method: http.MethodGet, url: u, header: http.Header{"Accept": {desc.MediaType, "*/*"}}, scopes: []string{scope(r.path, "pull")}}
+	c := call{method: http.MethodGet, url: u, header: http.Header{"Accept": {desc.MediaType, "*/*"}}, scopes: []string{scope(r.ref.Path, "pull")}}
 	if h.mirror {
-		c.query = url.Values{"ns": {r.name}}
+		c.query = url.Values{"ns": {r.ref.Domain}}
 	}
 	if offset > 0 {
 		c.header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, desc.Size-1))
@@ -345,7 +345,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 	var tags []string
 	err := r.each(ctx, canResolve, func(h host, attempts int) error {
 		tags = nil
-		c := call{method: http.MethodGet, path: "tags/list", scopes: []string{scope(r.path, "pull")}}
+		c := call{method: http.MethodGet, path: "tags/list", scopes: []string{scope(r.ref.Path, "pull")}}
 		for len(tags) < maxTags {
 			page, more, err := r.tagPage(ctx, h, c, attempts)
 			if err != nil {
@@ -360,7 +360,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list tags of %q: %w", reference.TrimNamed(r.ref), err)
+		return nil, fmt.Errorf("list tags of %q: %w", imageref.Name{Domain: r.ref.Domain, Path: r.ref.Path}.String(), err)
 	}
 	return tags, nil
 }

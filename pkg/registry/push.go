@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"strata/pkg/imageref"
+
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,7 +43,7 @@ func (r *Repository) has(ctx context.Context, h host, desc ocispec.Descriptor, k
 }
 
 func (r *Repository) pushScopes(from string) []string {
-	scopes := []string{scope(r.path, "pull", "push")}
+	scopes := []string{scope(r.ref.Path, "pull", "push")}
 	if from != "" {
 		scopes = append(scopes, scope(from, "pull"))
 	}
@@ -74,7 +76,7 @@ func (r *Repository) pushBlobTo(ctx context.Context, h host, desc ocispec.Descri
 	}
 	var location *url.URL
 	for _, from := range sources {
-		if from == r.path || from == "" {
+		if from == r.ref.Path || from == "" {
 			continue
 		}
 		var mounted bool
@@ -264,7 +266,7 @@ func (c *Client) Login(ctx context.Context, name string, cred Credential, opts O
 	}
 	h := hosts[len(hosts)-1] // the registry itself: mirrors know no accounts
 	base := *h.base.JoinPath("/")
-	r := &Repository{name: name, hosts: hosts, agent: c.cfg.UserAgent, auth: newAuthorizer(func(context.Context, string, []string) (Credential, error) { return cred, nil })}
+	r := &Repository{ref: imageref.Name{Domain: name}, hosts: hosts, agent: c.cfg.UserAgent, auth: newAuthorizer(func(context.Context, string, []string) (Credential, error) { return cred, nil })}
 	resp, err := r.send(ctx, h, call{method: http.MethodGet, url: &base})
 	if err != nil {
 		return "", fmt.Errorf("log in to %s: %w", name, err)

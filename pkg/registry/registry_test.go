@@ -502,7 +502,7 @@ func FuzzReference(f *testing.F) {
 			}
 			return
 		}
-		u := r.hosts[0].base.JoinPath(r.path, "manifests", r.tagOrDigest())
+		u := r.hosts[0].base.JoinPath(r.Path(), "manifests", r.tagOrDigest())
 		if !strings.HasPrefix(u.Path, "/v2/") || strings.Contains(u.Path, "..//") || u.RawQuery != "" {
 			t.Fatalf("reference %q leads to %s", ref, u)
 		}

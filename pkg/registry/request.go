@@ -188,7 +188,7 @@ func (b *backoff) next(ctx context.Context, err error) bool {
 // each runs fn on the hosts that can, until one succeeds. The error is that of the last
 // one, which is the registry itself.
 func (r *Repository) each(ctx context.Context, can capability, fn func(h host, attempts int) error) error {
-	err := fmt.Errorf("no host of registry %s is configured for this: %w", r.name, errdefs.ErrFailedPrecondition)
+	err := fmt.Errorf("no host of registry %s is configured for this: %w", r.ref.Domain, errdefs.ErrFailedPrecondition)
 	for i, h := range r.hosts {
 		if h.can&can != can {
 			continue
@@ -246,14 +246,14 @@ func (r *Repository) once(ctx context.Context, h host, c call) (*http.Response, 
 }
 
 func (r *Repository) send(ctx context.Context, h host, c call) (*http.Response, error) {
-	u := h.base.JoinPath(r.path, c.path)
+	u := h.base.JoinPath(r.ref.Path, c.path)
 	if c.url != nil {
 		u = c.url
 	}
 	q := u.Query()
 	maps.Copy(q, c.query)
 	if h.mirror && c.url == nil {
-		q.Set("ns", r.name)
+		q.Set("ns", r.ref.Domain)
 	}
 	full := *u
 	full.RawQuery = q.Encode()

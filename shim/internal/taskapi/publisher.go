@@ -112,40 +112,39 @@ func (p *Publisher) sent() {
 	p.queue = p.queue[1:]
 }
 
-// Run sends events until ctx is done; then it tries to send the rest for drain.
+// Run sends events until ctx is done; then it tries to send the rest for drain. An event that
+// is under way at that moment is waited for: given up, it would be sent again, and seen twice.
 func (p *Publisher) Run(ctx context.Context, drain time.Duration) {
 	conn := &connection{address: p.address}
 	defer conn.close()
-	p.send(ctx, conn)
-	if _, left := p.head(); !left {
-		return
-	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	p.sendAll(last, conn)
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(drain, cancel) })()
+	p.send(ctx, calls, conn)
+	p.sendAll(calls, calls, conn)
 }
 
-// send waits for events and sends them until ctx is done.
-func (p *Publisher) send(ctx context.Context, conn *connection) {
+// send waits for events and sends them until ctx is done; calls is for what is under way.
+func (p *Publisher) send(ctx, calls context.Context, conn *connection) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
-			p.sendAll(ctx, conn)
+			p.sendAll(ctx, calls, conn)
 		}
 	}
 }
 
 // sendAll empties the queue, or returns when ctx is done.
-func (p *Publisher) sendAll(ctx context.Context, conn *connection) {
+func (p *Publisher) sendAll(ctx, calls context.Context, conn *connection) {
 	backoff, refused := firstBackoff, 0
 	for {
 		e, ok := p.head()
 		if !ok || ctx.Err() != nil {
 			return
 		}
-		err := p.forward(ctx, conn, e)
+		err := p.forward(calls, conn, e)
 		if err == nil {
 			p.sent()
 			backoff, refused = firstBackoff, 0
